@@ -1,0 +1,35 @@
+# Bulkhead. "make run" and "make test" are all that a newcomer needs.
+GO      ?= go
+DATA    ?= data
+BENCH   ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+
+.PHONY: run build test lint fuzz bench clean
+
+run: build ## everything in one process, with demo tenants and calls
+	./bin/bulkhead run --demo --data $(DATA)
+
+build: ## the one binary, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bulkhead ./cmd/bulkhead
+
+test: ## installs what the tests need, then runs all of them with the race detector
+	scripts/test-deps
+	$(GO) vet ./...
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 15m ./...
+	scripts/fuzz 3s
+
+lint: ## formatting, vet, staticcheck
+	@out=$$(gofmt -s -l .); if [ -n "$$out" ]; then echo "gofmt -s -w these:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+
+fuzz: ## every fuzz target for a minute
+	scripts/fuzz 60s
+
+bench: ## prints one line a figure; BENCH=name runs one
+	@$(GO) run ./internal/bench $(BENCH)
+
+clean:
+	rm -rf bin $(DATA)

@@ -1,0 +1,144 @@
+// Package cdr holds the call detail record of Bulkhead: one record a call
+// leg, from whichever source reported it first, with an id that every source
+// computes alike.
+package cdr
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+)
+
+// ID identifies a record. It is the same however often, and from whichever
+// source, the leg is reported.
+type ID [16]byte
+
+// NewID derives the id of a leg from its cell, its node and the leg's own
+// name there: the FreeSWITCH channel uuid, the Asterisk UniqueID, or for what
+// an SBC reports its Call-ID, CSeq and branch.
+func NewID(cell bulkhead.CellID, node, leg string) ID {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d:%s%d:%s%d:%s", len(cell), cell, len(node), node, len(leg), leg))
+	var id ID
+	copy(id[:], sum[:])
+	return id
+}
+
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText writes the id as 32 lower-case hex digits.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads 32 hex digits.
+func (id *ID) UnmarshalText(text []byte) error {
+	b, err := hex.DecodeString(string(text))
+	if err != nil || len(b) != len(id) {
+		return fmt.Errorf("cdr id %q is not 32 hex digits: %w", text, bulkhead.Invalid)
+	}
+	copy(id[:], b)
+	return nil
+}
+
+// Kind says what a record is about.
+type Kind string
+
+// The kinds of record.
+const (
+	// Leg is a call leg on a media node.
+	Leg Kind = "leg"
+	// Refused is a call that the SBC refused, so that no node saw it.
+	Refused Kind = "refused"
+	// Failover is an attempt on a node that failed, after which the SBC took
+	// the next node within the same INVITE transaction.
+	Failover Kind = "failover"
+)
+
+// Source names who reported a record.
+type Source string
+
+// The sources of a record.
+const (
+	SourceESL         Source = "esl"         // FreeSWITCH event socket
+	SourceSBC         Source = "sbc"         // Kamailio
+	SourceReconciled  Source = "reconciled"  // found again after a gap
+	SourceSynthesised Source = "synthesised" // the leg ended unseen, in a gap
+)
+
+// Direction is seen from the node.
+type Direction string
+
+// The directions of a leg.
+const (
+	Inbound  Direction = "inbound"
+	Outbound Direction = "outbound"
+)
+
+// SchemaVersion numbers the meaning of Record's fields.
+const SchemaVersion = 1
+
+// Record is one call leg, or one thing that an SBC did instead of making one.
+// Times are UTC with microseconds; a zero time means that it did not happen
+// or is not known.
+type Record struct {
+	Schema int    `json:"schema"`
+	ID     ID     `json:"id"`
+	Kind   Kind   `json:"kind"`
+	Source Source `json:"source"`
+
+	Cell     bulkhead.CellID         `json:"cell"`
+	Node     bulkhead.NodeID         `json:"node,omitempty"`
+	SBC      bulkhead.SBCID          `json:"sbc,omitempty"`
+	Pool     bulkhead.PoolID         `json:"pool,omitempty"`
+	Tenant   bulkhead.TenantID       `json:"tenant,omitempty"` // empty: unknown
+	Revision bulkhead.RevisionNumber `json:"revision,omitempty"`
+
+	Leg       string    `json:"leg"`  // the switch's own name of the leg
+	Call      string    `json:"call"` // joins the legs of one call: the A leg's name
+	SIPCallID string    `json:"sip_call_id,omitempty"`
+	Direction Direction `json:"direction,omitempty"`
+	Caller    string    `json:"caller,omitempty"`
+	Callee    string    `json:"callee,omitempty"`
+
+	Start  time.Time `json:"start"`
+	Ring   time.Time `json:"ring,omitzero"`
+	Answer time.Time `json:"answer,omitzero"`
+	End    time.Time `json:"end,omitzero"`
+
+	SIPCode int    `json:"sip_code,omitempty"` // final SIP status, 200 when answered; 0 unknown
+	Q850    int    `json:"q850,omitempty"`     // ITU-T Q.850 cause, 0 unknown
+	Cause   string `json:"cause,omitempty"`    // the switch's own word, or the SBC's reason
+	Codec   string `json:"codec,omitempty"`
+
+	RTPIn  *int64 `json:"rtp_in,omitempty"`  // RTP packets received; nil: not reported
+	RTPOut *int64 `json:"rtp_out,omitempty"` // RTP packets sent
+
+	Gap string `json:"gap,omitempty"` // id of the gap in which the leg ended unseen
+}
+
+// Billed returns the time from answer to end, never negative; zero when the
+// leg was not answered or its end is not known.
+func (r *Record) Billed() time.Duration {
+	if r.Answer.IsZero() || r.End.IsZero() {
+		return 0
+	}
+	return max(0, r.End.Sub(r.Answer))
+}
+
+// Gap is a time in which a node's events were not heard.
+type Gap struct {
+	ID     string          `json:"id"`
+	Cell   bulkhead.CellID `json:"cell"`
+	Node   bulkhead.NodeID `json:"node"`
+	From   time.Time       `json:"from"`
+	To     time.Time       `json:"to,omitzero"` // zero: still open
+	Reason string          `json:"reason"`
+	Legs   []string        `json:"legs,omitempty"` // legs that ended in the gap, unseen
+}
+
+// Entry is what travels from an event bridge to the store: a record or a gap.
+type Entry struct {
+	Record *Record `json:"record,omitempty"`
+	Gap    *Gap    `json:"gap,omitempty"`
+}
