@@ -1,0 +1,11 @@
+// Package configsvc answers the PBXs' per-call questions over HTTP: it checks
+// who asks, hands the question and the current snapshot to the dialect that
+// the question is written in, and sends the dialect's answer back.
+//
+//	PBX ── POST /freeswitch/xml ──> Server ── Dialect(snapshot, node, body) ──> answer
+//	                                  │
+//	                                  └── *route.Live, swapped whole by whoever follows the registry
+//
+// A Server holds no state of its own between two questions, so a restart
+// costs nothing but the time it takes.
+package configsvc
