@@ -1,0 +1,163 @@
+package freeswitch
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"net/url"
+	"strings"
+	"text/template"
+
+	"github.com/bulkhead-voip/bulkhead"
+)
+
+//go:embed conf
+var confFiles embed.FS
+
+// Params fills in the configuration of one node.
+type Params struct {
+	Node  bulkhead.NodeID
+	Token string // the node's token for configsvc
+	// URLs of configsvc's /freeswitch/xml, tried in order: the agent on the
+	// node's loopback and a central one behind it. At least one.
+	URLs []string
+
+	SIP         string   // ip:port of the profile
+	SBCs        []string // ip:port of each SBC of the cell; at least one
+	ESL         string   // ip:port of mod_event_socket
+	ESLPassword string
+	Bridges     []string // addresses of the event bridges; empty: loopback
+}
+
+// ConfFile is a file of a FreeSWITCH configuration.
+type ConfFile struct {
+	Path string // below the switch's configuration folder
+	Text []byte
+}
+
+// RenderConf returns the node's configuration files in the order of their
+// paths. Wrong parameters are bulkhead.Invalid; the default ESL password is
+// bulkhead.Denied.
+func RenderConf(p Params) ([]ConfFile, error) {
+	v, err := p.values()
+	if err != nil {
+		return nil, fmt.Errorf("freeswitch configuration of node %q: %w", p.Node, err)
+	}
+	var out []ConfFile
+	err = fs.WalkDir(confFiles, "conf", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := confFiles.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		t, err := template.New(path).Funcs(template.FuncMap{"xml": xmlText}).Option("missingkey=error").Parse(string(text))
+		if err != nil {
+			return err
+		}
+		var b bytes.Buffer
+		if err := t.Execute(&b, v); err != nil {
+			return err
+		}
+		out = append(out, ConfFile{Path: strings.TrimPrefix(path, "conf/"), Text: b.Bytes()})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("freeswitch configuration of node %q: %w", p.Node, err)
+	}
+	return out, nil
+}
+
+func xmlText(s string) string { return string(escape(nil, s)) }
+
+// confValues is what the templates see.
+type confValues struct {
+	Params
+	SIPIP, ESLIP     string
+	SIPPort, ESLPort uint16
+	SBCs, Bridges    []string // as CIDR
+	Fields           []string
+}
+
+func (p Params) values() (confValues, error) {
+	v := confValues{Params: p, Fields: requestFields()}
+	bad := func(field, format string, args ...any) error {
+		return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: fmt.Sprintf(format, args...)}
+	}
+	if !isID(string(p.Node)) {
+		return v, bad("node", "%q is not a node's id", p.Node)
+	}
+	if !isSecret(p.Token) || strings.Contains(p.Token, ":") {
+		return v, bad("token", "it is empty or holds a space, a control character or one of : $ { } < > \"")
+	}
+	if p.ESLPassword == defaultPassword {
+		return v, fmt.Errorf("esl_password: it is FreeSWITCH's default, which everybody knows: %w", bulkhead.Denied)
+	}
+	if !isSecret(p.ESLPassword) {
+		return v, bad("esl_password", "it is empty or holds a space, a control character or one of $ { } < > \"")
+	}
+	if len(p.URLs) == 0 || len(p.SBCs) == 0 {
+		return v, bad("urls", "a node needs a URL of configsvc and an SBC")
+	}
+	for i, s := range p.URLs {
+		u, err := url.Parse(s)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || !isSecret(s) {
+			return v, bad(fmt.Sprintf("urls[%d]", i), "%q is no http or https URL without a password in it", s)
+		}
+	}
+	sip, err := netip.ParseAddrPort(p.SIP)
+	if err != nil {
+		return v, bad("sip", "%q is not ip:port", p.SIP)
+	}
+	esl, err := netip.ParseAddrPort(p.ESL)
+	if err != nil {
+		return v, bad("esl", "%q is not ip:port: name the address to listen on", p.ESL)
+	}
+	v.SIPIP, v.SIPPort, v.ESLIP, v.ESLPort = sip.Addr().String(), sip.Port(), esl.Addr().String(), esl.Port()
+	for i, s := range p.SBCs {
+		a, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return v, bad(fmt.Sprintf("sbcs[%d]", i), "%q is not ip:port", s)
+		}
+		v.SBCs = append(v.SBCs, cidr(a.Addr()))
+	}
+	for i, s := range p.Bridges {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return v, bad(fmt.Sprintf("bridges[%d]", i), "%q is not an address", s)
+		}
+		v.Bridges = append(v.Bridges, cidr(a))
+	}
+	if len(v.Bridges) == 0 {
+		v.Bridges = []string{"127.0.0.0/8", "::1/128"}
+	}
+	return v, nil
+}
+
+func cidr(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
+
+// isSecret tells what can stand in a configuration file without meaning
+// anything to FreeSWITCH's pre-processor.
+func isSecret(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' || strings.IndexByte(`${}<>"`, s[i]) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// requestFields names the fields that ParseRequest reads, but for the fixed
+// ones, which every request has.
+func requestFields() []string {
+	return []string{
+		"Hunt-Destination-Number", "Hunt-Context", "Hunt-Transfer-Source", "Caller-Transfer-Source", "Unique-ID", "Call-Direction",
+		"variable_sip_call_id", "variable_sip_network_ip", "variable_sip_network_port",
+		"variable_sip_h_X-Bulkhead-Tenant", "variable_sip_h_X-Bulkhead-User", "variable_sip_h_X-Bulkhead-SBC", "variable_sip_h_X-Bulkhead-Revision",
+		"variable_" + varTenant, "variable_" + varSBC,
+		"action", "purpose", "domain", "user", "key", "sip_auth_realm", "sip_auth_method",
+	}
+}

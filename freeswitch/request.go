@@ -1,0 +1,199 @@
+package freeswitch
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/bulkhead-voip/bulkhead"
+)
+
+// maxRequest bounds a request's body. A dialplan request has about 6 kB; 64 KiB
+// leaves room for long SDP and many headers.
+const maxRequest = 64 << 10
+
+// The sections that mod_xml_curl asks for.
+const (
+	SectionDialplan      = "dialplan"
+	SectionDirectory     = "directory"
+	SectionConfiguration = "configuration"
+)
+
+// Request is what Bulkhead reads of a mod_xml_curl request. All other fields,
+// some 150 of a dialplan request, are skipped unread. A field that the request
+// does not have is empty. Every value may hold any bytes.
+type Request struct {
+	Hostname string // hostname
+	Section  string // section
+	TagName  string // tag_name
+	KeyName  string // key_name
+	KeyValue string // key_value
+
+	// A dialplan request. Destination and Context are Hunt-Destination-Number
+	// and Hunt-Context: the Caller-* ones are those of the call before a
+	// transfer or an execute_extension.
+	Destination string
+	Context     string
+	Leg         string // Unique-ID
+	Direction   string // Call-Direction
+	SIPCallID   string // variable_sip_call_id
+	// The call was transferred if one of Hunt-Transfer-Source and
+	// Caller-Transfer-Source is set.
+	Transfer, EarlierTransfer string
+	NetworkIP                 string // variable_sip_network_ip: who sent the INVITE
+	NetworkPort               string // variable_sip_network_port
+
+	// The headers that an SBC adds. Anybody could have written them; see Call.
+	HeaderTenant   string // variable_sip_h_X-Bulkhead-Tenant
+	HeaderUser     string // variable_sip_h_X-Bulkhead-User
+	HeaderSBC      string // variable_sip_h_X-Bulkhead-SBC
+	HeaderRevision string // variable_sip_h_X-Bulkhead-Revision
+
+	// What our own earlier answer exported to this channel.
+	Tenant string // variable_bulkhead_tenant
+	SBC    string // variable_bulkhead_sbc
+
+	// A directory request.
+	Action  string // sip_auth, user_call, group_call
+	Purpose string // network-list, gateways
+	Domain  string
+	User    string
+	Key     string // the attribute that User is looked up by
+	Realm   string // sip_auth_realm
+	Method  string // sip_auth_method
+}
+
+// slot returns where a field's value belongs, or nil.
+func (r *Request) slot(name []byte) *string {
+	if v, ok := bytes.CutPrefix(name, []byte("variable_")); ok {
+		return r.variable(v)
+	}
+	switch string(name) {
+	case "hostname":
+		return &r.Hostname
+	case "section":
+		return &r.Section
+	case "tag_name":
+		return &r.TagName
+	case "key_name":
+		return &r.KeyName
+	case "key_value":
+		return &r.KeyValue
+	case "Hunt-Destination-Number":
+		return &r.Destination
+	case "Hunt-Context":
+		return &r.Context
+	case "Hunt-Transfer-Source":
+		return &r.Transfer
+	case "Caller-Transfer-Source":
+		return &r.EarlierTransfer
+	case "Unique-ID":
+		return &r.Leg
+	case "Call-Direction":
+		return &r.Direction
+	case "action":
+		return &r.Action
+	case "purpose":
+		return &r.Purpose
+	case "domain":
+		return &r.Domain
+	case "user":
+		return &r.User
+	case "key":
+		return &r.Key
+	case "sip_auth_realm":
+		return &r.Realm
+	case "sip_auth_method":
+		return &r.Method
+	}
+	return nil
+}
+
+func (r *Request) variable(name []byte) *string {
+	switch string(name) {
+	case "sip_call_id":
+		return &r.SIPCallID
+	case "sip_network_ip":
+		return &r.NetworkIP
+	case "sip_network_port":
+		return &r.NetworkPort
+	case "sip_h_X-Bulkhead-Tenant":
+		return &r.HeaderTenant
+	case "sip_h_X-Bulkhead-User":
+		return &r.HeaderUser
+	case "sip_h_X-Bulkhead-SBC":
+		return &r.HeaderSBC
+	case "sip_h_X-Bulkhead-Revision":
+		return &r.HeaderRevision
+	case varTenant:
+		return &r.Tenant
+	case varSBC:
+		return &r.SBC
+	}
+	return nil
+}
+
+// fixedFields is how many fields at the start of a request are not url-encoded
+// (mod_xml_curl.c:179): hostname, section, tag_name, key_name, key_value.
+const fixedFields = 5
+
+// ParseRequest reads the form body of a mod_xml_curl request. It is
+// bulkhead.Invalid if it is over 64 KiB, names no section, or holds a field
+// that Bulkhead reads twice with different values: since the first five fields
+// are not encoded, a '&' in one of them would begin a field of the caller's
+// choice. The Request that comes with an error holds what was read before.
+func ParseRequest(body []byte) (Request, error) {
+	var r Request
+	if len(body) > maxRequest {
+		return r, fmt.Errorf("xml_curl request: %d bytes are over %d: %w", len(body), maxRequest, bulkhead.Invalid)
+	}
+	var given fieldSet
+	rest := body
+	for n := 0; len(rest) > 0; n++ {
+		field := rest
+		if i := bytes.IndexByte(rest, '&'); i >= 0 {
+			field, rest = rest[:i], rest[i+1:]
+		} else {
+			rest = nil
+		}
+		eq := bytes.IndexByte(field, '=')
+		if eq < 0 {
+			continue
+		}
+		slot := r.slot(field[:eq])
+		if slot == nil {
+			continue
+		}
+		value := string(field[eq+1:])
+		if n >= fixedFields {
+			value = unescape(value)
+		}
+		if given.add(slot) && *slot != value {
+			return r, fmt.Errorf("xml_curl request: field %s is there twice: %w", clip(string(field[:eq])), bulkhead.Invalid)
+		}
+		*slot = value
+	}
+	if r.Section == "" {
+		return r, fmt.Errorf("xml_curl request: it names no section: %w", bulkhead.Invalid)
+	}
+	return r, nil
+}
+
+// fieldSet is the set of fields that were seen.
+type fieldSet struct {
+	slots [32]*string
+	n     int
+}
+
+// add adds a field and tells whether it was there already.
+func (f *fieldSet) add(slot *string) bool {
+	for _, s := range f.slots[:f.n] {
+		if s == slot {
+			return true
+		}
+	}
+	if f.n < len(f.slots) {
+		f.slots[f.n] = slot
+		f.n++
+	}
+	return false
+}
