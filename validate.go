@@ -40,8 +40,12 @@ func validHost(field, host string) error {
 }
 
 func validAddrPort(field, s string) error {
-	if ap, err := netip.ParseAddrPort(s); err != nil || ap.Port() == 0 || ap.Addr().IsUnspecified() {
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil || ap.Port() == 0 || ap.Addr().IsUnspecified() || ap.Addr().Zone() != "" {
 		return invalid(field, "%q is not ip:port", s)
+	}
+	if ap.String() != s {
+		return invalid(field, "%q has another usual form, by which it is compared: write %s", s, ap)
 	}
 	return nil
 }
@@ -206,7 +210,8 @@ func (t *Tenant) validTrunks() error {
 			errs = append(errs, conflict(at("name"), "%q is there twice in tenant %q", k.Name, t.ID))
 		}
 		seen[k.Name] = true
-		if _, err := netip.ParseAddr(k.Host); err != nil {
+		// A zone may hold any character, and the host becomes part of a SIP URI.
+		if a, err := netip.ParseAddr(k.Host); err != nil || a.Zone() != "" {
 			errs = append(errs, validHost(at("host"), k.Host))
 		}
 		if k.Port == 0 {
