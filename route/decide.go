@@ -15,13 +15,12 @@ func Decide(x *Snapshot, c Call) Plan {
 		return p.reject(UnknownSBC)
 	}
 	p.Cell = sbc.Cell
-	id, refusal := x.locate(sbc.Cell, c)
+	h, refusal := x.locate(sbc.Cell, c)
 	if refusal != nil {
 		return p.reject(*refusal)
 	}
-	h := x.tenants[id]
-	p.Tenant, p.Pool, p.Set, p.Codecs = id, h.pool.ID, h.set, h.tenant.Codecs
-	p.Actions = []Action{x.target(h.tenant, sbc, c)}
+	p.Tenant, p.Pool, p.Set, p.Codecs = h.tenant.ID, h.pool.ID, h.set, h.tenant.Codecs
+	p.Actions = []Action{x.target(h, sbc, c)}
 	return p
 }
 
@@ -31,65 +30,62 @@ func (p Plan) reject(r Reject) Plan {
 }
 
 // locate finds the tenant that a call belongs to, as the SBC does.
-func (x *Snapshot) locate(cell bulkhead.CellID, c Call) (bulkhead.TenantID, *Reject) {
+func (x *Snapshot) locate(cell bulkhead.CellID, c Call) (*home, *Reject) {
 	if c.Tenant != "" {
-		if h := x.tenants[c.Tenant]; h == nil || h.tenant.Cell != cell {
-			return "", &UnknownTenant
+		if h := x.tenants[c.Tenant].in(cell); h != nil {
+			return h, nil
 		}
-		return c.Tenant, nil
+		return nil, &UnknownTenant
 	}
-	source := x.inCell(cell, x.sources.lookup(c.Source))
 	domain := strings.ToLower(c.Domain)
-	if x.self[domain] == cell {
-		number := x.inCell(cell, x.numbers[digits(c.Number)])
-		if source == "" || (number != "" && number != source) {
-			return "", &UnlistedSource
+	if _, ok := x.self[selfKey{cell, domain}]; ok {
+		number := x.numbers[digits(c.Number)].home.in(cell)
+		source := x.sources.lookup(c.Source).in(cell)
+		if source == nil || (number != nil && number != source) {
+			return nil, &UnlistedSource
 		}
 		return source, nil
 	}
-	owner := x.inCell(cell, x.domains[domain])
+	owner := x.domains[domain].in(cell)
 	switch {
-	case owner == "":
-		return "", &UnknownDomain
-	case source == owner:
+	case owner == nil:
+		return nil, &UnknownDomain
+	case x.sources.lookup(c.Source) == owner:
 		return owner, nil
-	case c.User != "" && x.User(owner, c.User) != nil:
+	case c.User != "" && owner.user(c.User) != nil:
 		return owner, nil
 	}
-	return "", &UnlistedSource
+	return nil, &UnlistedSource
 }
 
-// inCell returns the tenant if it lives in the cell, else "".
-func (x *Snapshot) inCell(cell bulkhead.CellID, t bulkhead.TenantID) bulkhead.TenantID {
-	if h := x.tenants[t]; h == nil || h.tenant.Cell != cell {
-		return ""
+// in returns the tenant if it lives in the cell, else nil; of nil it is nil.
+func (h *home) in(cell bulkhead.CellID) *home {
+	if h == nil || h.tenant.Cell != cell {
+		return nil
 	}
-	return t
+	return h
 }
 
 // target finds what a number means inside a tenant: a user's extension, a
 // number of the tenant's own, or, for a caller who proved to be a user,
 // anything that a trunk takes. A call from a source network alone may not go
 // out again: a carrier's stray number must not become a paid call.
-func (x *Snapshot) target(t *bulkhead.Tenant, sbc *bulkhead.SBC, c Call) Action {
+func (x *Snapshot) target(h *home, sbc *bulkhead.SBC, c Call) Action {
+	t := h.tenant
 	user := func(extension string) Action {
 		return DialUser{Extension: extension, Realm: t.Realm(), SBC: sbc.SIP}
 	}
-	if x.User(t.ID, c.Number) != nil {
+	if h.user(c.Number) != nil {
 		return user(c.Number)
 	}
 	number := digits(c.Number)
 	if number == "" {
 		return UnknownNumber
 	}
-	if x.numbers[number] == t.ID {
-		for _, n := range t.Numbers {
-			if n.Number == number {
-				return user(n.User)
-			}
-		}
+	if n, ok := x.numbers[number]; ok && n.home == h {
+		return user(n.user)
 	}
-	caller := x.User(t.ID, c.User)
+	caller := h.user(c.User)
 	if caller == nil {
 		return UnknownNumber
 	}

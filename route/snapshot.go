@@ -13,27 +13,53 @@ import (
 // Snapshot is a revision indexed in memory. It is never changed after New.
 type Snapshot struct {
 	state   bulkhead.State
-	domains map[string]bulkhead.TenantID // lower case
-	self    map[string]bulkhead.CellID   // the SBCs' own addresses and names
-	numbers map[string]bulkhead.TenantID // E.164 digits
-	sources networks
-	users   map[userKey]*bulkhead.User
+	domains map[string]*home     // lower case
+	self    map[selfKey]struct{} // the SBCs' own addresses and names
+	numbers map[string]did       // by E.164 digits
+	sources networks[*home]
 	tenants map[bulkhead.TenantID]*home
 	pools   map[bulkhead.PoolID]*pool
 	byPeer  map[netip.AddrPort]bulkhead.NodeID
 	sbcAddr map[netip.AddrPort]bulkhead.SBCID
 }
 
-type userKey struct {
-	tenant    bulkhead.TenantID
-	extension string
+// selfKey is an address or name of a cell's SBCs. SBCs of several cells may
+// share one: a name in DNS, or an address with different ports.
+type selfKey struct {
+	cell bulkhead.CellID
+	host string
 }
 
-// home is where a tenant's calls go.
+// did is where a number leads.
+type did struct {
+	home *home
+	user string // extension
+}
+
+// home is a tenant and where its calls go. What is looked up by anything
+// leads to it directly and its users are its own, so that a call touches a
+// big map once or twice: those are what misses the processor's caches.
 type home struct {
 	tenant *bulkhead.Tenant
+	users  map[string]*bulkhead.User // by extension
 	pool   *pool
 	set    int
+}
+
+// owner returns the tenant; of nil it is nil.
+func (h *home) owner() *bulkhead.Tenant {
+	if h == nil {
+		return nil
+	}
+	return h.tenant
+}
+
+// user returns a user of the tenant or nil; of nil it is nil.
+func (h *home) user(extension string) *bulkhead.User {
+	if h == nil {
+		return nil
+	}
+	return h.users[extension]
 }
 
 // pool is a pool with its nodes in the order of their ids.
@@ -46,10 +72,9 @@ type pool struct {
 func New(s bulkhead.State) *Snapshot {
 	x := &Snapshot{
 		state:   s,
-		domains: make(map[string]bulkhead.TenantID, len(s.Tenants)),
-		self:    map[string]bulkhead.CellID{},
-		numbers: make(map[string]bulkhead.TenantID, len(s.Tenants)),
-		users:   make(map[userKey]*bulkhead.User, len(s.Tenants)),
+		domains: make(map[string]*home, len(s.Tenants)),
+		self:    map[selfKey]struct{}{},
+		numbers: make(map[string]did, len(s.Tenants)),
 		tenants: make(map[bulkhead.TenantID]*home, len(s.Tenants)),
 		pools:   make(map[bulkhead.PoolID]*pool, len(s.Pools)),
 		byPeer:  make(map[netip.AddrPort]bulkhead.NodeID, len(s.Nodes)),
@@ -68,15 +93,16 @@ func New(s bulkhead.State) *Snapshot {
 	for id, b := range s.SBCs {
 		ap := addrPort(b.SIP)
 		x.sbcAddr[ap] = id
-		x.self[ap.Addr().String()] = b.Cell
+		x.self[selfKey{b.Cell, uriHost(ap.Addr())}] = struct{}{}
 		for _, name := range b.Names {
-			x.self[name] = b.Cell
+			x.self[selfKey{b.Cell, name}] = struct{}{}
 		}
 	}
 	for id, t := range s.Tenants {
 		p := byProfile[profileKey{t.Cell, t.Profile}]
-		x.tenants[id] = &home{tenant: t, pool: p, set: p.setOf(id)}
-		x.index(t)
+		h := &home{tenant: t, users: make(map[string]*bulkhead.User, len(t.Users)), pool: p, set: p.setOf(id)}
+		x.tenants[id] = h
+		x.index(h)
 	}
 	return x
 }
@@ -86,25 +112,41 @@ type profileKey struct {
 	profile bulkhead.ProfileID
 }
 
-func (x *Snapshot) index(t *bulkhead.Tenant) {
+func (x *Snapshot) index(h *home) {
+	t := h.tenant
 	for _, d := range t.Domains {
-		x.domains[d] = t.ID
+		x.domains[d] = h
 	}
 	for _, n := range t.Numbers {
-		x.numbers[n.Number] = t.ID
+		x.numbers[n.Number] = did{h, n.User}
 	}
 	for i := range t.Users {
-		x.users[userKey{t.ID, t.Users[i].Extension}] = &t.Users[i]
+		h.users[t.Users[i].Extension] = &t.Users[i]
 	}
 	for _, p := range t.Sources {
-		x.sources.add(p, t.ID)
+		x.sources.add(p, h)
 	}
 }
 
 // addrPort parses what State.Validate has checked.
 func addrPort(s string) netip.AddrPort {
 	ap, _ := netip.ParseAddrPort(s)
-	return ap
+	return unmap(ap)
+}
+
+// unmap turns the IPv4-mapped form in which a socket for both families names
+// an IPv4 peer into the plain one.
+func unmap(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// uriHost is an address as the host of a SIP URI: IPv6 in brackets (RFC 3261
+// section 25.1, IPv6reference).
+func uriHost(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]"
+	}
+	return a.String()
 }
 
 // Revision returns the number of the snapshot's revision.
@@ -118,22 +160,26 @@ func (x *Snapshot) Tenant(id bulkhead.TenantID) *bulkhead.Tenant { return x.stat
 
 // TenantByDomain returns the tenant that owns a domain, or nil. Case does not matter.
 func (x *Snapshot) TenantByDomain(domain string) *bulkhead.Tenant {
-	id, ok := x.domains[strings.ToLower(domain)]
-	if !ok {
-		return nil
-	}
-	return x.state.Tenants[id]
+	return x.domains[strings.ToLower(domain)].owner()
 }
 
 // TenantBySource returns the tenant that owns the longest source network that
 // holds a, or nil.
 func (x *Snapshot) TenantBySource(a netip.Addr) *bulkhead.Tenant {
-	return x.state.Tenants[x.sources.lookup(a)]
+	return x.sources.lookup(a).owner()
+}
+
+// PoolOf returns the pool that a tenant's calls go to, or "".
+func (x *Snapshot) PoolOf(t bulkhead.TenantID) bulkhead.PoolID {
+	if h := x.tenants[t]; h != nil {
+		return h.pool.ID
+	}
+	return ""
 }
 
 // User returns a tenant's user, or nil.
 func (x *Snapshot) User(t bulkhead.TenantID, extension string) *bulkhead.User {
-	return x.users[userKey{t, extension}]
+	return x.tenants[t].user(extension)
 }
 
 // Node returns a node, or nil.
@@ -141,13 +187,13 @@ func (x *Snapshot) Node(id bulkhead.NodeID) *bulkhead.Node { return x.state.Node
 
 // Peer returns the node that sends SIP from an address.
 func (x *Snapshot) Peer(a netip.AddrPort) (bulkhead.NodeID, bool) {
-	id, ok := x.byPeer[a]
+	id, ok := x.byPeer[unmap(a)]
 	return id, ok
 }
 
 // SBCAt returns the SBC that sends SIP from an address.
 func (x *Snapshot) SBCAt(a netip.AddrPort) (bulkhead.SBCID, bool) {
-	id, ok := x.sbcAddr[a]
+	id, ok := x.sbcAddr[unmap(a)]
 	return id, ok
 }
 

@@ -3,7 +3,9 @@ package route
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -62,12 +64,12 @@ func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 	}
 	t := Tables{SBC: id, Revision: x.Revision()}
 	add := func(key, value string) { t.Rows = append(t.Rows, Row{key, value}) }
-	for host, cell := range x.self {
-		if cell == sbc.Cell {
-			add("d:"+host, "*")
+	for self := range x.self {
+		if self.cell == sbc.Cell {
+			add("d:"+self.host, "*")
 		}
 	}
-	var nets networks
+	owner := map[netip.Prefix]bulkhead.TenantID{}
 	for tid, h := range x.tenants {
 		if h.tenant.Cell != sbc.Cell {
 			continue
@@ -84,16 +86,16 @@ func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 			add("u:"+u.Extension+"@"+string(tid), u.HA1)
 		}
 		for _, p := range h.tenant.Sources {
-			nets.add(p, tid)
+			owner[p] = tid
 		}
 	}
-	t.Rows = append(t.Rows, sourceRows(nets.owner)...)
+	t.Rows = append(t.Rows, sourceRows(owner)...)
 	for _, p := range x.pools {
 		if p.Cell != sbc.Cell {
 			continue
 		}
 		for _, n := range p.nodes {
-			add("p:"+n.SIP, string(n.ID))
+			add(peerKey(n.SIP), string(n.ID))
 		}
 		t.Sets = append(t.Sets, p.sets()...)
 	}
@@ -116,6 +118,13 @@ func (x *Snapshot) backup(h *home) (set, algorithm int) {
 	return b.setOf(h.tenant.ID), b.algorithm()
 }
 
+// peerKey is the key of a node's row, composed as kamailio.cfg does from the
+// text of a packet's source: $si:$sp, IPv6 without brackets.
+func peerKey(sip string) string {
+	ap := addrPort(sip)
+	return "p:" + ap.Addr().String() + ":" + strconv.Itoa(int(ap.Port()))
+}
+
 func (p *pool) algorithm() int {
 	if p.Placement == bulkhead.Spread {
 		return ByWeight
@@ -124,8 +133,9 @@ func (p *pool) algorithm() int {
 }
 
 // sets returns the pool's dispatcher sets: one for all of it when it spreads
-// by weight, else one for each node that can be a tenant's home. The set of
-// home "" exists for the time when every node is drained.
+// by weight, else one for each node as the home. A drained node is nobody's
+// home, but its set stays: rows that are one step behind still name it. The
+// set of home "" exists for the time when every node is drained.
 func (p *pool) sets() []Set {
 	if p.Placement == bulkhead.Spread {
 		return []Set{p.set("", p.nodes)}
@@ -133,10 +143,7 @@ func (p *pool) sets() []Set {
 	all := true
 	var out []Set
 	for _, home := range p.nodes {
-		if home.Drain {
-			continue
-		}
-		all = false
+		all = all && home.Drain
 		order := slices.DeleteFunc(p.order(string(home.ID)), func(n *bulkhead.Node) bool { return n == home })
 		out = append(out, p.set(home.ID, append([]*bulkhead.Node{home}, order...)))
 	}
