@@ -30,7 +30,7 @@ type Tenant struct {
 
 	// Sources are the networks whose calls are the tenant's without digest
 	// authentication: its own PBX, its carrier. IPv4 /8 to /32, IPv6 /32,
-	// /40 to /64 and /128. Networks may overlap within one tenant only.
+	// /40 to /48, /56 to /64 and /128. Networks may overlap within one tenant only.
 	Sources []netip.Prefix `json:"sources,omitempty"`
 
 	Numbers []Number `json:"numbers,omitempty"`

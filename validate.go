@@ -153,10 +153,16 @@ func validSource(field string, p netip.Prefix) error {
 		return invalid(field, "%s is not a plain IPv4 or IPv6 network", p)
 	case p.Addr().Is4() && p.Bits() < 8:
 		return invalid(field, "%s is wider than /8: its whole owner would be believed without a password", p)
-	case p.Addr().Is6() && p.Bits() != 32 && p.Bits() != 128 && (p.Bits() < 40 || p.Bits() > 64):
-		return invalid(field, "%s: an IPv6 source network is /32, /40 to /64 or /128", p)
+	case p.Addr().Is6() && !validBits6(p.Bits()):
+		return invalid(field, "%s: an IPv6 source network is /32, /40 to /48, /56 to /64 or /128", p)
 	}
 	return nil
+}
+
+// validBits6 holds an IPv6 network to the lengths that an SBC probes (32, 48,
+// 64, 128) and those that stand there as at most 256 networks of such a length.
+func validBits6(bits int) bool {
+	return bits == 32 || bits >= 40 && bits <= 48 || bits >= 56 && bits <= 64 || bits == 128
 }
 
 func (t *Tenant) validUsers() error {

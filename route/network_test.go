@@ -113,7 +113,7 @@ func TestLongestPrefixWins(t *testing.T) {
 			if a.Is4() {
 				bits = rapid.IntRange(8, 32).Draw(t, "bits4")
 			} else {
-				bits = rapid.SampledFrom([]int{32, 40, 41, 47, 48, 53, 55, 56, 59, 63, 64, 128}).Draw(t, "bits6")
+				bits = rapid.SampledFrom([]int{32, 40, 41, 47, 48, 56, 57, 59, 63, 64, 128}).Draw(t, "bits6")
 			}
 			p := netip.PrefixFrom(a, bits).Masked()
 			id := bulkhead.TenantID(fmt.Sprintf("t%d", i))

@@ -1,0 +1,120 @@
+package spool
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// collectors are registered together and taken back together, so that a spool
+// can be closed and opened again with the same registry.
+type collectors struct {
+	reg prometheus.Registerer
+	all []prometheus.Collector
+}
+
+func (c *collectors) register(reg prometheus.Registerer, all ...prometheus.Collector) error {
+	if reg == nil {
+		return nil
+	}
+	c.reg = reg
+	for _, m := range all {
+		if err := reg.Register(m); err != nil {
+			c.unregister()
+			return fmt.Errorf("register spool metrics: %w", err)
+		}
+		c.all = append(c.all, m)
+	}
+	return nil
+}
+
+func (c *collectors) unregister() {
+	for _, m := range c.all {
+		c.reg.Unregister(m)
+	}
+	c.all = nil
+}
+
+// The values of the label reason.
+const (
+	reasonDisk   = "max_bytes"
+	reasonQueue  = "queue"
+	reasonFailed = "disk_error"
+)
+
+type metrics struct {
+	collectors
+	bytes       prometheus.Gauge
+	segments    prometheus.Gauge
+	age         prometheus.Gauge
+	appended    prometheus.Counter
+	fsync       prometheus.Histogram
+	refused     *prometheus.CounterVec
+	quarantined prometheus.Counter
+	truncated   prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bulkhead_spool_bytes",
+			Help: "Bytes in segments that are not yet freed, as counted against the limit.",
+		}),
+		segments: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bulkhead_spool_segments",
+			Help: "Segments on disk, those in quarantine included.",
+		}),
+		age: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bulkhead_spool_oldest_unacked_age_seconds",
+			Help: "Age of the oldest record that some reader has not acknowledged; 0 if there is none.",
+		}),
+		appended: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bulkhead_spool_appended_records_total",
+			Help: "Records made durable.",
+		}),
+		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "bulkhead_spool_fsync_seconds",
+			Help:    "Time of one fdatasync.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bulkhead_spool_refused_records_total",
+			Help: "Records that were not stored, by reason: max_bytes, queue, disk_error.",
+		}, []string{"reason"}),
+		quarantined: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bulkhead_spool_quarantined_total",
+			Help: "Segments found damaged and set apart.",
+		}),
+		truncated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bulkhead_spool_truncated_bytes_total",
+			Help: "Bytes of half-written records that were cut when the spool was opened.",
+		}),
+	}
+	for _, reason := range []string{reasonDisk, reasonQueue, reasonFailed} {
+		m.refused.WithLabelValues(reason)
+	}
+	return m, m.register(reg, m.bytes, m.segments, m.age, m.appended, m.fsync, m.refused, m.quarantined, m.truncated)
+}
+
+type readerMetrics struct {
+	collectors
+	records prometheus.Counter
+	skipped prometheus.Counter
+}
+
+func newReaderMetrics(reg prometheus.Registerer, name string) (*readerMetrics, error) {
+	label := prometheus.Labels{"reader": name}
+	m := &readerMetrics{
+		records: prometheus.NewCounter(prometheus.CounterOpts{
+			Name:        "bulkhead_spool_read_records_total",
+			Help:        "Records delivered to a reader, repeats included.",
+			ConstLabels: label,
+		}),
+		skipped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name:        "bulkhead_spool_skipped_bytes_total",
+			Help:        "Damaged bytes that a reader had to pass over.",
+			ConstLabels: label,
+		}),
+	}
+	return m, m.register(reg, m.records, m.skipped)
+}

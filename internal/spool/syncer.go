@@ -1,0 +1,409 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+)
+
+const keepBuffer = 1 << 20 // bytes; a larger buffer is not kept for the next batch
+
+// active is the state of the syncer, the only goroutine that writes.
+type active struct {
+	file    *os.File // nil after a failure, until the next flush
+	num     uint64
+	off     int64           // where the next frame goes; all before it is durable
+	seal    bool            // start another segment before the next frame
+	rotated bool            // since the last tidy
+	spare   *batch          // the batch that is not pending
+	apart   map[uint64]bool // quarantined segments that are already counted
+	tidied  time.Time
+	trouble string // the last error of tidy that was logged
+	failing bool   // the last flush failed
+}
+
+// begin repairs the last segment and starts the next one.
+func (s *Spool) begin() error {
+	segs, err := listSegments(s.dir)
+	if err != nil {
+		return err
+	}
+	acks, err := listAcks(s.dir)
+	if err != nil {
+		return err
+	}
+	// A number that a reader has seen must never come back, or it would take
+	// new records for read.
+	for _, a := range acks {
+		s.num = max(s.num, a.pos.Segment)
+	}
+	for _, g := range segs {
+		s.num = max(s.num, g.num)
+		if g.quarantined {
+			s.apart[g.num] = true
+		}
+	}
+	if n := len(segs); n > 0 && !segs[n-1].quarantined {
+		if err := s.repair(segs[n-1]); err != nil {
+			return err
+		}
+	}
+	if err := s.rotate(); err != nil {
+		return err
+	}
+	s.tidy()
+	return nil
+}
+
+// repair cuts what a crash left half written at the end of the last segment.
+// A segment with good records behind bad bytes was damaged otherwise and is
+// set apart as it is.
+func (s *Spool) repair(last segmentFile) error {
+	g, err := openSegment(s.dir, last.num)
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	size, err := g.size()
+	if err != nil {
+		return fmt.Errorf("repair segment: %w", err)
+	}
+	end, skipped, _, err := g.walk(0, func(Record) error { return nil })
+	switch {
+	case err != nil:
+		return err
+	case skipped > 0:
+		return quarantine(s.dir, last.num) // tidy counts and logs it
+	case end == size:
+		return nil
+	}
+	f, err := os.OpenFile(last.path(s.dir), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("repair segment: %w", err)
+	}
+	defer f.Close()
+	if err := errors.Join(f.Truncate(end), f.Sync()); err != nil {
+		return fmt.Errorf("cut half-written record from segment: %w", err)
+	}
+	s.m.truncated.Add(float64(size - end))
+	s.log.Warn("cut a half-written record from the end of the spool", "segment", last.num, "offset", end, "bytes", size-end)
+	return nil
+}
+
+func (s *Spool) run() {
+	defer close(s.done)
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stop:
+			s.flush(s.take())
+			s.end()
+			return
+		case <-s.wake:
+			s.flush(s.take())
+			if s.rotated {
+				s.tidy()
+			}
+		case <-tick.C:
+			s.tidy()
+		case <-s.reclaim:
+			if time.Since(s.tidied) >= tidyGap {
+				s.tidy()
+			}
+		}
+	}
+}
+
+func (s *Spool) end() {
+	var err error
+	if s.file != nil {
+		err = s.file.Close()
+	}
+	s.m.unregister()
+	if err = errors.Join(err, s.lock.Close()); err != nil {
+		s.closeErr = fmt.Errorf("close spool %s: %w", s.dir, err)
+	}
+}
+
+// take swaps the pending batch for the spare one.
+func (s *Spool) take() *batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.pending
+	s.pending, s.spare = s.spare, nil
+	return b
+}
+
+// flush makes b durable and answers its calls.
+func (s *Spool) flush(b *batch) {
+	var err error
+	first, answered := 0, 0 // records, calls
+	for first < len(b.ends) && err == nil {
+		var n int
+		n, err = s.writeRun(b, first)
+		first += n
+		answered = b.answer(answered, first, nil)
+	}
+	if err != nil {
+		s.m.refused.WithLabelValues(reasonFailed).Add(float64(len(b.ends) - first))
+		s.mu.Lock()
+		s.queued -= int64(len(b.buf) - b.begin(first))
+		s.mu.Unlock()
+		b.answer(answered, len(b.ends), fmt.Errorf("append to spool %s: %w", s.dir, diskError(err)))
+	}
+	if len(b.ends) > 0 && (err != nil) != s.failing {
+		s.failing = err != nil
+		if err != nil {
+			s.log.Error("spool cannot write, records are refused", "err", err)
+		} else {
+			s.log.Info("spool writes again")
+		}
+	}
+	s.room.Release(b.weight)
+	b.reset()
+	s.spare = b
+}
+
+// begin returns where frame i begins in buf.
+func (b *batch) begin(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return b.ends[i-1]
+}
+
+// answer calls the callers, from the given one on, whose records are all
+// below upto, and returns the next caller.
+func (b *batch) answer(from, upto int, err error) int {
+	for from < len(b.calls) && b.calls[from].last <= upto {
+		b.calls[from].done(err)
+		from++
+	}
+	return from
+}
+
+func (b *batch) reset() {
+	if cap(b.buf) > keepBuffer {
+		*b = batch{}
+		return
+	}
+	clear(b.calls) // lets go of the callers
+	*b = batch{buf: b.buf[:0], ends: b.ends[:0], calls: b.calls[:0]}
+}
+
+// writeRun makes as many records as fit the segment durable, from record first
+// on, and returns their number.
+func (s *Spool) writeRun(b *batch, first int) (int, error) {
+	from := b.begin(first)
+	if s.file == nil || s.seal || s.off+int64(b.ends[first]-from) > s.o.SegmentBytes {
+		if err := s.rotate(); err != nil {
+			return 0, err
+		}
+	}
+	next, to := first, from
+	for next < len(b.ends) && s.off+int64(b.ends[next]-from) <= s.o.SegmentBytes {
+		sealFrame(b.buf[to:b.ends[next]], s.num, s.off+int64(to-from))
+		to = b.ends[next]
+		next++
+	}
+	if _, err := s.file.WriteAt(b.buf[from:to], s.off); err != nil {
+		s.abandon()
+		return 0, fmt.Errorf("write segment: %w", err)
+	}
+	start := time.Now()
+	if err := fdatasync(s.file); err != nil {
+		s.abandon()
+		return 0, fmt.Errorf("sync segment: %w", err)
+	}
+	s.m.fsync.Observe(time.Since(start).Seconds())
+	s.m.appended.Add(float64(next - first))
+	s.off += int64(to - from)
+	s.account(int64(to-from), int64(to-from))
+	return next - first, nil
+}
+
+// account moves bytes from the queue to the disk.
+func (s *Spool) account(disk, queued int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disk += disk
+	s.queued -= queued
+	s.m.bytes.Set(float64(s.disk))
+}
+
+// abandon gives the segment up after a failed write or sync: what the disk
+// holds of the last run is not known, and a reader may have seen it, so its
+// place is never used again.
+func (s *Spool) abandon() {
+	// If the cut fails too, readers pass over the rest as damage.
+	err := s.file.Truncate(s.off)
+	if err = errors.Join(err, s.file.Close()); err != nil {
+		s.log.Warn("cannot cut an unfinished write", "segment", s.num, "offset", s.off, "err", err)
+	}
+	s.file = nil
+}
+
+// rotate ends the segment and starts the next. Its name is durable before the
+// first record in it.
+func (s *Spool) rotate() error {
+	if s.file != nil {
+		f := s.file
+		s.file = nil
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("close segment: %w", err)
+		}
+	}
+	s.num++ // also after a failure: a name that may exist is not tried again
+	path := segmentPath(s.dir, s.num, false)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return fmt.Errorf("create segment: %w", err)
+	}
+	if _, err = f.Write(segmentHeader(s.num)); err == nil {
+		if err = fdatasync(f); err == nil {
+			err = syncDir(s.dir)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("create segment: %w", errors.Join(err, f.Close(), os.Remove(path)))
+	}
+	s.file, s.off, s.seal, s.rotated = f, headerBytes, false, true
+	s.account(headerBytes, 0)
+	return nil
+}
+
+// tidy frees what all readers are done with and brings the metrics up to date.
+// It logs when its trouble changes.
+func (s *Spool) tidy() {
+	s.tidied, s.rotated = time.Now(), false
+	trouble := ""
+	if err := s.sweep(); err != nil {
+		trouble = err.Error()
+	}
+	if trouble == s.trouble {
+		return
+	}
+	s.trouble = trouble
+	if trouble == "" {
+		s.log.Info("spool can be tidied again")
+	} else {
+		s.log.Warn("spool cannot be tidied fully", "err", trouble)
+	}
+}
+
+func (s *Spool) sweep() error {
+	segs, err := listSegments(s.dir)
+	if err != nil {
+		return err
+	}
+	acks, err := listAcks(s.dir)
+	if err != nil {
+		return err
+	}
+	var trouble []error
+	for _, a := range acks {
+		if a.bad {
+			trouble = append(trouble, fmt.Errorf("position of reader %s cannot be understood, nothing is freed; restart that reader or delete %s", a.name, ackPath(s.dir, a.name)))
+		}
+	}
+	low, holder := slowest(acks)
+	var kept []segmentFile
+	var disk int64
+	for _, g := range segs {
+		stays, needed, err := s.settle(g, low)
+		if err != nil {
+			trouble = append(trouble, err)
+		}
+		if stays {
+			kept = append(kept, g)
+		}
+		disk += needed
+	}
+	s.mu.Lock()
+	s.disk, s.slowest = disk, holder
+	s.mu.Unlock()
+	s.m.bytes.Set(float64(disk))
+	s.m.segments.Set(float64(len(kept)))
+	s.m.age.Set(s.age(kept, low).Seconds())
+	return errors.Join(trouble...)
+}
+
+// settle frees g if all readers, the slowest of which is at low, are done with
+// it. It returns whether g stays on disk, and how many bytes count as needed.
+func (s *Spool) settle(g segmentFile, low Position) (stays bool, needed int64, err error) {
+	if g.quarantined && !s.apart[g.num] {
+		s.apart[g.num] = true
+		s.m.quarantined.Inc()
+		s.log.Error("segment of the spool is damaged and set apart; readers pass over the damage", "file", g.path(s.dir))
+	}
+	if g.num == s.num && s.file != nil {
+		s.seal = s.seal || g.quarantined
+		return true, s.off, nil
+	}
+	size, err := g.fileSize(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, 0, nil // renamed or deleted since it was listed
+	}
+	if err != nil {
+		return true, 0, err
+	}
+	// Without a reader low is before every segment.
+	passed := !low.Before(Position{Segment: g.num, Offset: size})
+	switch {
+	case g.quarantined && passed:
+		return true, 0, nil // it is evidence now, and no backlog
+	case g.quarantined || !passed && size > headerBytes:
+		return true, size, nil
+	}
+	if err := os.Remove(g.path(s.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true, size, fmt.Errorf("free segment: %w", err)
+	}
+	return false, 0, nil
+}
+
+// slowest returns the least position and a description of whose it is.
+func slowest(acks []ack) (Position, string) {
+	if len(acks) == 0 {
+		return Position{}, "nobody: no reader has registered yet"
+	}
+	low := acks[0]
+	for _, a := range acks {
+		if a.pos.Before(low.pos) {
+			low = a
+		}
+	}
+	return low.pos, fmt.Sprintf("reader %s at segment %d", low.name, low.pos.Segment)
+}
+
+// age returns how long ago the first record behind pos was appended, or 0.
+func (s *Spool) age(segs []segmentFile, pos Position) time.Duration {
+	var at time.Time
+	for _, g := range segs {
+		if g.num < pos.Segment {
+			continue
+		}
+		var off int64
+		if g.num == pos.Segment {
+			off = pos.Offset
+		}
+		r, err := openSegment(s.dir, g.num)
+		if err != nil {
+			continue // freed by hand; the gauge is only an estimate then
+		}
+		_, _, _, err = r.walk(off, func(rec Record) error {
+			at = rec.Time
+			return errStop
+		})
+		r.close()
+		if errors.Is(err, errStop) {
+			return max(0, time.Since(at))
+		}
+	}
+	return 0
+}
+
+// errStop ends a walk early.
+var errStop = errors.New("stop")
