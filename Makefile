@@ -29,7 +29,7 @@ fuzz: ## every fuzz target for a minute
 	scripts/fuzz 60s
 
 bench: ## prints one line a figure; BENCH=name runs one
-	@$(GO) run ./internal/bench $(BENCH)
+	@$(GO) run ./cmd/bench $(BENCH)
 
 clean:
 	rm -rf bin $(DATA)

@@ -172,9 +172,9 @@ func TestValidate(t *testing.T) {
 		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("10.1.2.3/16") }), "write 10.1.0.0/16"},
 		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("0.0.0.0/0") }), "wider than /8"},
 		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("::ffff:10.0.0.0/112") }), "plain IPv4 or IPv6"},
-		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("2001:db8::/36") }), "/40 to /64"},
-		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("2001:db8::/96") }), "/40 to /64"},
-		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("::/0") }), "/40 to /64"},
+		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("2001:db8::/36") }), "/40 to /48, /56 to /64"},
+		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("2001:db8::/96") }), "/40 to /48, /56 to /64"},
+		{"tenants[acme].sources[0]", broken(func(t *Tenant) { t.Sources = nets("::/0") }), "/40 to /48, /56 to /64"},
 
 		{"tenants[acme].users[0].name", withUser(func(u *User) { u.Name = "<x>" }), "not allowed"},
 		{"tenants[acme].users[0].ha1", withUser(func(u *User) { u.HA1 = "secret" }), "is not MD5"},

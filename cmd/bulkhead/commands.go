@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
+)
+
+// Each service's own subcommand. It starts that service through the function
+// that "run" uses.
+
+type configsvcCmd struct {
+	serviceFlags `embed:""`
+
+	Listen string `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
+}
+
+func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
+	return c.serve(ctx, a, "127.0.0.1:8081", func(p *parts, g *group) error {
+		if err := p.follow(g); err != nil {
+			return err
+		}
+		_, err := startConfigsvc(p, g, c.Listen)
+		return err
+	})
+}
+
+type eventbridgeCmd struct {
+	serviceFlags `embed:""`
+
+	Cell   string `help:"The cell whose nodes to hear; may be left out where there is one." placeholder:"ID"`
+	Listen string `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
+}
+
+func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
+	return c.serve(ctx, a, "127.0.0.1:8082", func(p *parts, g *group) error {
+		if err := p.follow(g); err != nil {
+			return err
+		}
+		cell, err := cellOf(p.live.Load().State(), bulkhead.CellID(c.Cell))
+		if err != nil {
+			return err
+		}
+		_, err = startEventbridge(p, g, cell, c.Listen)
+		return err
+	})
+}
+
+// cellOf returns the cell that was asked for, or the only one.
+func cellOf(s bulkhead.State, want bulkhead.CellID) (bulkhead.CellID, error) {
+	ids := slices.Sorted(maps.Keys(s.Cells))
+	switch {
+	case want != "" && s.Cells[want] != nil:
+		return want, nil
+	case want == "" && len(ids) == 1:
+		return ids[0], nil
+	}
+	return "", fmt.Errorf("which cell? --cell is %q, the registry has %v: %w", want, ids, bulkhead.NotFound)
+}
+
+type cdrpipeCmd struct {
+	serviceFlags `embed:""`
+}
+
+func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
+	return c.serve(ctx, a, "127.0.0.1:8083", func(p *parts, g *group) error {
+		_, err := startCdrpipe(p, g)
+		return err
+	})
+}
+
+type dispatcherCmd struct {
+	serviceFlags `embed:""`
+
+	SBC      string `help:"The SBC to keep." required:"" placeholder:"ID"`
+	Kamailio string `help:"Folder of its table file, dispatcher list and RPC socket. Default: kamailio in the data folder." placeholder:"DIR"`
+}
+
+func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
+	return c.serve(ctx, a, "127.0.0.1:8084", func(p *parts, g *group) error {
+		if err := p.follow(g); err != nil {
+			return err
+		}
+		dir := c.Kamailio
+		if dir == "" {
+			dir = p.data.path("kamailio")
+		}
+		return startDispatcher(p, g, bulkhead.SBCID(c.SBC), dir)
+	})
+}
+
+// serve opens the parts, starts what start says, and waits for its end.
+func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start func(*parts, *group) error) error {
+	if f.Admin == "" {
+		f.Admin = admin
+	}
+	g := newGroup(ctx)
+	p, err := openParts(g, f, f.logger(a.err))
+	if err == nil {
+		err = start(p, g)
+	}
+	if err != nil {
+		g.fail(err)
+	} else {
+		g.started()
+		p.log.Info("serving", "admin", p.addr.String())
+	}
+	return g.wait()
+}
+
+type configCmd struct {
+	Kamailio   configKamailioCmd   `cmd:"" help:"Write a Kamailio's configuration into a folder."`
+	Freeswitch configFreeswitchCmd `cmd:"" help:"Print a FreeSWITCH's configuration files."`
+}
+
+type configKamailioCmd struct {
+	Data   string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	SBC    string `help:"The SBC." required:"" placeholder:"ID"`
+	Out    string `short:"o" help:"Folder to write into; existing tables and registrations stay." required:"" type:"path" placeholder:"DIR"`
+	Events string `help:"Where the event bridge takes this SBC's events; empty: nothing is reported." default:"127.0.0.1:8090" placeholder:"HOST:PORT"`
+}
+
+func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
+	head, err := readHead(ctx, dataDir(c.Data))
+	if err != nil {
+		return err
+	}
+	sbc := head.SBCs[bulkhead.SBCID(c.SBC)]
+	if sbc == nil {
+		return fmt.Errorf("the registry has no SBC %q: %w", c.SBC, bulkhead.NotFound)
+	}
+	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}).Write(c.Out); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "written to %s\nstart it:  kamailio -DD -E -f %s/kamailio.cfg\nfeed it:   bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, c.Out, c.SBC, c.Out)
+	return nil
+}

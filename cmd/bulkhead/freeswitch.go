@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/freeswitch"
+	"github.com/bulkhead-voip/bulkhead/route"
+)
+
+type configFreeswitchCmd struct {
+	Data string   `help:"Folder that holds the registry and the secrets." default:"data" type:"path" placeholder:"DIR"`
+	Node string   `help:"The node." required:"" placeholder:"ID"`
+	URL  []string `help:"URLs of configsvc, tried in order." default:"http://127.0.0.1:8080/freeswitch/xml" placeholder:"URL"`
+	Out  string   `short:"o" help:"Folder to write the files into. Default: print them." type:"path" placeholder:"DIR"`
+}
+
+func (c *configFreeswitchCmd) Run(ctx context.Context, a *app) error {
+	data := dataDir(c.Data)
+	head, err := readHead(ctx, data)
+	if err != nil {
+		return err
+	}
+	params, err := c.params(data, head)
+	if err != nil {
+		return err
+	}
+	files, err := freeswitch.RenderConf(params)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if c.Out == "" {
+			fmt.Fprintf(a.out, "<!-- ===== %s ===== -->\n%s\n", f.Path, f.Text)
+			continue
+		}
+		path := filepath.Join(c.Out, f.Path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+			return fmt.Errorf("write the configuration of node %q: %w", c.Node, err)
+		}
+		// The files hold the node's secrets.
+		if err := os.WriteFile(path, f.Text, 0o640); err != nil {
+			return fmt.Errorf("write the configuration of node %q: %w", c.Node, err)
+		}
+		fmt.Fprintln(a.out, path)
+	}
+	return nil
+}
+
+func (c *configFreeswitchCmd) params(data dataDir, head bulkhead.State) (freeswitch.Params, error) {
+	node := head.Nodes[bulkhead.NodeID(c.Node)]
+	if node == nil {
+		return freeswitch.Params{}, fmt.Errorf("the registry has no node %q: %w", c.Node, bulkhead.NotFound)
+	}
+	p := freeswitch.Params{Node: node.ID, URLs: c.URL, SIP: node.SIP, ESL: node.ESL}
+	cell := route.New(head).CellOf(node.ID)
+	for _, id := range slices.Sorted(maps.Keys(head.SBCs)) {
+		if head.SBCs[id].Cell == cell {
+			p.SBCs = append(p.SBCs, head.SBCs[id].SIP)
+		}
+	}
+	var err error
+	if p.Token, err = data.secret(nodeToken); err != nil {
+		return p, err
+	}
+	p.ESLPassword, err = data.secret(eslSecret)
+	return p, err
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// program builds the real binary once a test run, with the race detector: a
+// race in a child process ends it with exit code 66 and fails its test.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "bulkhead-e2e")
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "bulkhead")
+	out, err := exec.Command("go", "build", "-race", "-o", bin, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if bin, err := program(); err == nil {
+		os.RemoveAll(filepath.Dir(bin))
+	}
+	os.Exit(code)
+}
+
+// proc is a child process of a test.
+type proc struct {
+	t    *testing.T
+	name string
+	args []string
+	cmd  *exec.Cmd
+	log  *lockedBuffer
+	done chan struct{}
+	err  error
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// spawn starts a subcommand of the real binary. It ends with the test, and a
+// failed test shows what it logged.
+func spawn(t *testing.T, args ...string) *proc {
+	t.Helper()
+	p := &proc{t: t, name: args[0], args: args, log: &lockedBuffer{}}
+	p.start()
+	t.Cleanup(func() {
+		p.stop()
+		if t.Failed() {
+			t.Logf("--- log of %s ---\n%s", strings.Join(args, " "), tail(p.log.String(), 60))
+		}
+		if strings.Contains(p.log.String(), "WARNING: DATA RACE") {
+			t.Errorf("%s has a data race:\n%s", p.name, p.log)
+		}
+	})
+	return p
+}
+
+func (p *proc) start() {
+	p.t.Helper()
+	bin, err := program()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.cmd = exec.Command(bin, p.args...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0")
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.done = make(chan struct{})
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatalf("start %s: %v", p.name, err)
+	}
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		defer close(done)
+		p.err = cmd.Wait()
+	}(p.cmd, p.done)
+}
+
+// kill ends the process with SIGKILL, in the middle of whatever it does.
+func (p *proc) kill() {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Fatalf("kill %s: %v", p.name, err)
+	}
+	<-p.done
+}
+
+// stop ends the process as an operator would, and kills it if it does not end.
+func (p *proc) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may be gone already
+	select {
+	case <-p.done:
+	case <-time.After(15 * time.Second):
+		p.t.Errorf("%s did not end within 15 s of SIGTERM", p.name)
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// tool runs a subcommand to its end and returns what it printed.
+func tool(t *testing.T, args ...string) string {
+	t.Helper()
+	bin, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), bin, args...)
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("bulkhead %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return out.String()
+}
+
+// givenPorts are those that freePort returned: one that nobody binds yet must
+// not be given twice.
+var givenPorts sync.Map
+
+// freePort returns a loopback port that was free a moment ago, for UDP and TCP.
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 200 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		u, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		l.Close()
+		if err == nil {
+			u.Close()
+			if _, given := givenPorts.LoadOrStore(port, true); !given {
+				return port
+			}
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+// eventually waits until ok returns "", and fails with what it last returned.
+func eventually(t *testing.T, within time.Duration, what string, ok func() string) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		last := ok()
+		if last == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %s", what, within, last)
+		}
+		<-tick.C
+	}
+}
+
+// waitReady waits until a process says of itself that it is ready.
+func waitReady(t *testing.T, admin string, within time.Duration) {
+	t.Helper()
+	eventually(t, within, "ready at "+admin, func() string {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
+		if err != nil {
+			return err.Error()
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			b, _ := io.ReadAll(resp.Body)
+			return string(b)
+		}
+		return ""
+	})
+}
+
+// decodeLines reads JSON values, one a line.
+func decodeLines[T any](t *testing.T, text string) []T {
+	t.Helper()
+	var out []T
+	for dec := json.NewDecoder(strings.NewReader(text)); dec.More(); {
+		var v T
+		if err := dec.Decode(&v); err != nil {
+			t.Fatalf("decode %q: %v", tail(text, 3), err)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func tail(s string, lines int) string {
+	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/freeswitch/freeswitchtest"
+)
+
+type mediaNodeCmd struct {
+	Data     string   `help:"Folder that holds the secrets." default:"data" type:"path" placeholder:"DIR"`
+	ID       string   `help:"Id of the node in the registry." required:"" placeholder:"NODE"`
+	SIP      string   `help:"Where it takes calls." required:"" placeholder:"IP:PORT"`
+	ESL      string   `help:"Where it serves its event socket." required:"" placeholder:"IP:PORT"`
+	XMLURL   []string `help:"URLs that it asks for each call, the next when one fails." name:"xml-url" placeholder:"URL"`
+	LogLevel string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+}
+
+func (c *mediaNodeCmd) Run(ctx context.Context, a *app) error {
+	log := (&serviceFlags{LogLevel: c.LogLevel}).logger(a.err).With("node", c.ID)
+	n := &bulkhead.Node{ID: bulkhead.NodeID(c.ID), SIP: c.SIP, ESL: c.ESL}
+	cfg, err := mediaNodeConfig(dataDir(c.Data), n, c.XMLURL)
+	if err != nil {
+		return err
+	}
+	cfg.Logger = log
+	node, err := freeswitchtest.New(cfg)
+	if err != nil {
+		return err
+	}
+	log.Info("media node runs", "sip", c.SIP, "esl", c.ESL)
+	return node.Run(ctx)
+}
+
+// mediaNodeConfig is how every media node of ours is set up: as the shipped
+// freeswitch/conf sets up a real one.
+func mediaNodeConfig(data dataDir, n *bulkhead.Node, urls []string) (freeswitchtest.Config, error) {
+	token, err := data.secret(nodeToken)
+	if err != nil {
+		return freeswitchtest.Config{}, err
+	}
+	password, err := data.secret(eslSecret)
+	if err != nil {
+		return freeswitchtest.Config{}, err
+	}
+	return freeswitchtest.Config{
+		ID: string(n.ID), Listen: n.SIP, ESLListen: n.ESL, ESLPassword: password,
+		XMLURLs: urls, XMLUser: string(n.ID), XMLPassword: token, XMLTimeout: time.Second,
+		Context: "bulkhead", // as the shipped profile has it
+	}, nil
+}

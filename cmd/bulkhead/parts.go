@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/registry"
+	"github.com/bulkhead-voip/bulkhead/route"
+)
+
+// serviceFlags are the flags that every service has.
+type serviceFlags struct {
+	Data     string `help:"Folder that holds everything Bulkhead keeps." default:"data" type:"path" placeholder:"DIR"`
+	Admin    string `help:"Address of the admin API, health and metrics." placeholder:"IP:PORT"`
+	LogLevel string `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+}
+
+func (f *serviceFlags) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(f.LogLevel)) // the flag's enum admits nothing else
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// parts is what the services of one process share. It alone knows which of
+// them are embedded and which are distributed.
+type parts struct {
+	data  dataDir
+	log   *slog.Logger
+	reg   *prometheus.Registry
+	live  *route.Live
+	store *registry.SQLite
+	admin *chi.Mux // behind the admin token
+	addr  net.Addr // of the admin listener
+}
+
+// openParts makes the data folder and binds the admin listener.
+func openParts(g *group, f *serviceFlags, log *slog.Logger) (*parts, error) {
+	p := &parts{
+		data: dataDir(f.Data), log: log, live: &route.Live{},
+		reg: prometheus.NewRegistry(), admin: chi.NewRouter(),
+	}
+	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := p.data.open(); err != nil {
+		return nil, err
+	}
+	token, err := p.data.secret(adminToken)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.serveAdmin(g, f.Admin, token)
+}
+
+// serveAdmin serves health and metrics to anybody who reaches the listener,
+// and the rooms' own routes to who holds the admin token.
+func (p *parts) serveAdmin(g *group, addr, token string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen for the admin API on %s: %w; choose another with --admin", addr, err)
+	}
+	p.addr = l.Addr()
+	want := sha256.Sum256([]byte(token))
+	r := chi.NewRouter()
+	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	r.Get("/readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, g.notReady()) })
+	r.Handle("/metrics", promhttp.HandlerFor(p.reg, promhttp.HandlerOpts{}))
+	r.Mount("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got := sha256.Sum256([]byte(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")))
+		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			problem(w, http.StatusUnauthorized, "send the admin token: Authorization: Bearer TOKEN, from secrets/"+adminToken+" in the data folder")
+			return
+		}
+		p.admin.ServeHTTP(w, r)
+	}))
+	srv := &http.Server{Handler: r, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	g.run(services, "admin API", func(ctx context.Context) error { return serve(ctx, srv, l) })
+	return nil
+}
+
+// serve runs an HTTP server until ctx ends.
+func serve(ctx context.Context, srv *http.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if srv.Shutdown(end) != nil {
+			srv.Close()
+		}
+	})
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func ready(w http.ResponseWriter, bad map[string]string) {
+	w.Header().Set("Content-Type", "application/json")
+	if len(bad) > 0 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"ready": len(bad) == 0, "not_ready": bad})
+}
+
+// problem writes an error as RFC 9457 has it.
+func problem(w http.ResponseWriter, status int, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": detail})
+}
+
+// follow opens the registry and keeps the live snapshot at its head. It
+// returns when the first revision is indexed.
+func (p *parts) follow(g *group) error {
+	store, err := registry.OpenSQLite(g.ctx, p.data.registry())
+	if err != nil {
+		return err
+	}
+	p.store = store
+	g.onClose("registry", store.Close)
+	head, err := store.Head(g.ctx)
+	if err != nil {
+		return fmt.Errorf("read the registry: %w", err)
+	}
+	p.live.Store(route.New(head))
+	revision := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "bulkhead_revision", Help: "Number of the revision that is in force here.",
+	}, func() float64 { return float64(p.live.Load().Revision()) })
+	p.reg.MustRegister(revision)
+	f := registry.Follower{Store: store, Log: p.log, Apply: func(s bulkhead.State) error {
+		if s.Revision != p.live.Load().Revision() {
+			p.live.Store(route.New(s))
+			p.log.Info("revision in force", "revision", s.Revision)
+		}
+		return nil
+	}}
+	g.run(services, "registry", f.Run)
+	return nil
+}
+
+// mount puts a room's routes into the admin API. A room's router holds whole
+// paths, so several rooms can be tried in turn.
+func (p *parts) mount(paths []string, h http.Handler) {
+	for _, path := range paths {
+		p.admin.Handle(path, h)
+	}
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/dispatcher"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
+)
+
+// startDispatcher keeps the Kamailio whose files are in dir.
+func startDispatcher(p *parts, g *group, sbc bulkhead.SBCID, dir string) error {
+	log := p.log.With("service", "dispatcher")
+	client, err := kamailio.New(dir, log, p.reg)
+	if err != nil {
+		return err
+	}
+	g.onClose("Kamailio's RPC socket", client.Close)
+	cfg := dispatcher.DefaultConfig()
+	cfg.SBC = sbc
+	c, err := dispatcher.New(cfg, p.live, client, log, p.reg)
+	if err != nil {
+		return err
+	}
+	g.run(services, "dispatcher", c.Run)
+	g.readyWhen("dispatcher", c.Ready)
+	p.mount([]string{"/v1/sbc"}, c.Routes())
+	return nil
+}
+
+// startKamailio starts the installed Kamailio as a child, with the shipped
+// configuration, and the dispatcher that feeds it. The error is
+// bulkhead.NotFound where it is not installed.
+func startKamailio(p *parts, g *group, sbc *bulkhead.SBC, events string) (kind string, err error) {
+	if _, err := kamailio.Binary(); err != nil {
+		return "", err
+	}
+	dir := p.data.path("kamailio")
+	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: events, Workers: 2}).Write(dir); err != nil {
+		return "", err
+	}
+	out, err := os.OpenFile(p.data.path("kamailio.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return "", fmt.Errorf("open Kamailio's log: %w", err)
+	}
+	options := kamailio.Options{Output: out, SharedMB: 128}
+	process, err := kamailio.Start(g.ctx, dir, options, p.log)
+	if err != nil {
+		return "", errors.Join(err, out.Close())
+	}
+	g.onClose("Kamailio's log", out.Close)
+	g.run(services, "Kamailio", func(ctx context.Context) error {
+		return superviseKamailio(ctx, process, func() (*kamailio.Process, error) {
+			p.log.Error("Kamailio ended by itself and is started again", "log", out.Name())
+			return kamailio.Start(ctx, dir, options, p.log)
+		})
+	})
+	version, err := kamailioVersion(g.ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	return version, startDispatcher(p, g, sbc.ID, dir)
+}
+
+// superviseKamailio starts Kamailio again whenever it ends, and ends it with ctx.
+func superviseKamailio(ctx context.Context, process *kamailio.Process, start func() (*kamailio.Process, error)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			return process.Stop(end)
+		case <-process.Done():
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second): // not a busy loop when it cannot start
+		}
+		next, err := start()
+		if err != nil {
+			return err
+		}
+		process = next
+	}
+}
+
+func kamailioVersion(ctx context.Context, dir string) (string, error) {
+	client, err := kamailio.New(dir, nil, nil)
+	if err != nil {
+		return "", err
+	}
+	version, err := client.Version(ctx)
+	return version, errors.Join(err, client.Close())
+}

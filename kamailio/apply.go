@@ -1,0 +1,358 @@
+package kamailio
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/route"
+)
+
+const (
+	// maxKeys is how many changed rows are sent one by one; above it a reload
+	// of the table is faster.
+	maxKeys = 256
+	// sampled is how many rows Verify reads back.
+	sampled = 50
+	// reloadPause is the wait after Kamailio's "Ongoing reload", whose
+	// reload_delta is 1 s in whole seconds.
+	reloadPause = 300 * time.Millisecond
+	reloadTries = 10
+)
+
+// Apply makes t what Kamailio decides by, now and after a restart.
+//
+// The side that Kamailio does not look at is brought to t, first in the file,
+// then in memory, and checked; then Kamailio is switched over. No call sees
+// half of a revision, and a Kamailio that starts at any moment loads a whole
+// one. Dispatcher sets are added before the switch and removed after it.
+//
+// Errors: bulkhead.Unavailable when Kamailio does not answer (the files are
+// written nevertheless, and it will start from them), bulkhead.Conflict when
+// another process writes this Kamailio's tables, bulkhead.Invalid for a table
+// without rows where there were some.
+func (c *Client) Apply(ctx context.Context, t route.Tables) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	start := time.Now()
+	way, err := c.apply(ctx, t)
+	if err != nil {
+		way = "error"
+		err = fmt.Errorf("apply revision %d to the Kamailio of SBC %s: %w", t.Revision, t.SBC, err)
+	} else {
+		c.metrics.seconds.Observe(time.Since(start).Seconds())
+	}
+	c.metrics.applies.WithLabelValues(way).Inc()
+	return err
+}
+
+func (c *Client) apply(ctx context.Context, t route.Tables) (way string, err error) {
+	if err := c.open(true); err != nil {
+		return "", err
+	}
+	onDisk, err := c.file.meta(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(t.Rows) == 0 && onDisk.count[onDisk.live] > 0 {
+		return "", fmt.Errorf("the new table is empty, the old one has %d rows: an SBC that loses all of its tenants at once is a mistake: %w", onDisk.count[onDisk.live], bulkhead.Invalid)
+	}
+	inMemory, down := c.observe(ctx)
+	idle := inMemory.live.other()
+	if down != nil {
+		idle = onDisk.live.other()
+	}
+	old, err := os.ReadFile(filepath.Join(c.dir, ListFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the dispatcher list: %w", err)
+	}
+	want := renderList(t.Sets)
+	if err := c.writeList(ctx, old, keepOld(want, old), down == nil); err != nil {
+		return "", err
+	}
+	ops, err := c.file.diff(ctx, idle, t.Rows)
+	if err != nil {
+		return "", err
+	}
+	inStep := c.clean[idle] && len(ops) <= maxKeys
+	c.clean[idle] = false
+	if err := c.file.update(ctx, idle, ops, t.Revision, len(t.Rows), down != nil); err != nil {
+		return "", err
+	}
+	if down != nil {
+		if err := c.writeList(ctx, keepOld(want, old), want, false); err != nil {
+			return "", err
+		}
+		return "", fmt.Errorf("the files are written, but Kamailio does not answer: %w", down)
+	}
+	if way, err = c.load(ctx, idle, ops, len(t.Rows), inStep); err != nil {
+		return "", err
+	}
+	if err := c.switchTo(ctx, idle, t); err != nil {
+		return "", err
+	}
+	c.clean[idle] = true
+	return way, c.writeList(ctx, keepOld(want, old), want, true)
+}
+
+// open opens the table file, and for writing takes the lock that keeps a
+// second writer out.
+func (c *Client) open(write bool) error {
+	if c.file == nil {
+		path := filepath.Join(c.dir, TablesFile)
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("open the table file (`bulkhead config kamailio` makes it): %w: %w", bulkhead.NotFound, err)
+		}
+		db, err := openSQLite(path)
+		if err != nil {
+			return err
+		}
+		c.file = &tableFile{db: db}
+	}
+	if !write || c.lock != nil {
+		return nil
+	}
+	// Not the table file itself: closing any descriptor of it would drop
+	// SQLite's own locks.
+	f, err := os.OpenFile(filepath.Join(c.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the lock of the table file: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("another dispatcher writes the tables in %s: stop one of them: %w: %w", c.dir, bulkhead.Conflict, errors.Join(err, f.Close()))
+	}
+	c.lock = f
+	return nil
+}
+
+// observe reads what Kamailio has in memory, and notices a restart.
+func (c *Client) observe(ctx context.Context) (meta, error) {
+	var up struct {
+		Since string `json:"up_since"`
+	}
+	if err := c.call(ctx, &up, "core.uptime"); err != nil {
+		return meta{}, err
+	}
+	if up.Since != c.since {
+		if c.since != "" {
+			c.log.Info("kamailio was restarted", "dir", c.dir, "since", up.Since)
+		}
+		c.since = up.Since
+		clear(c.clean)
+	}
+	return parseMeta(func(key string) (string, error) { return c.get(ctx, "bulkhead_meta", key) })
+}
+
+// get returns the value of a key, empty if there is none.
+func (c *Client) get(ctx context.Context, table, key string) (string, error) {
+	var got struct {
+		Item struct {
+			Value any `json:"value"`
+		} `json:"item"`
+	}
+	err := c.call(ctx, &got, "htable.get", table, key)
+	if errors.Is(err, bulkhead.NotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprint(got.Item.Value), nil
+}
+
+// counts returns the number of rows of each table.
+func (c *Client) counts(ctx context.Context) (map[string]int, error) {
+	var stats []struct {
+		Name string `json:"name"`
+		All  int    `json:"all"`
+	}
+	if err := c.call(ctx, &stats, "htable.stats"); err != nil {
+		return nil, err
+	}
+	out := map[string]int{}
+	for _, s := range stats {
+		out[s.Name] = s.All
+	}
+	return out, nil
+}
+
+// load brings the memory of a side to the file: by the changed keys alone
+// when it was in step with the file before, else whole.
+func (c *Client) load(ctx context.Context, s side, ops []op, count int, inStep bool) (way string, err error) {
+	if inStep {
+		if err := c.putKeys(ctx, s, ops); err != nil {
+			return "", err
+		}
+		if n, err := c.counts(ctx); err != nil {
+			return "", err
+		} else if n[s.table()] == count {
+			return "keys", nil
+		}
+		c.log.Warn("a table of kamailio was changed by somebody else; it is loaded anew", "table", s.table())
+	}
+	if _, err := c.Call(ctx, "htable.reload", s.table()); err != nil {
+		return "", err
+	}
+	n, err := c.counts(ctx)
+	if err != nil {
+		return "", err
+	}
+	if n[s.table()] != count {
+		return "", fmt.Errorf("%s has %d rows after its reload, want %d: does Kamailio read the table file of this folder? %w", s.table(), n[s.table()], count, bulkhead.Conflict)
+	}
+	return "reload", nil
+}
+
+func (c *Client) putKeys(ctx context.Context, s side, ops []op) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxInFlight)
+	for _, o := range ops {
+		g.Go(func() error {
+			var err error
+			if o.delete {
+				_, err = c.Call(ctx, "htable.delete", s.table(), o.Key)
+			} else {
+				_, err = c.Call(ctx, "htable.sets", s.table(), o.Key, o.Value)
+			}
+			if errors.Is(err, bulkhead.NotFound) {
+				return nil // deleted already; the count shows whether all is well
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// switchTo makes a loaded side the live one: what it is, then in the file, so
+// that a restart does not lead back, then in memory.
+func (c *Client) switchTo(ctx context.Context, s side, t route.Tables) error {
+	set := func(key, value string) error {
+		_, err := c.Call(ctx, "htable.sets", "bulkhead_meta", key, value)
+		return err
+	}
+	if err := set("rev_"+string(s), strconv.FormatUint(uint64(t.Revision), 10)); err != nil {
+		return err
+	}
+	if err := set("count_"+string(s), strconv.Itoa(len(t.Rows))); err != nil {
+		return err
+	}
+	if err := c.file.update(ctx, s, nil, t.Revision, len(t.Rows), true); err != nil {
+		return err
+	}
+	return set("live", string(s))
+}
+
+// writeList replaces the dispatcher list if it changed, and has Kamailio load
+// it: a reload makes every node active until its next ping, so none is done
+// without need.
+func (c *Client) writeList(ctx context.Context, old, list []byte, running bool) error {
+	if !bytes.Equal(old, list) {
+		c.listStale = true
+		if err := writeFile(filepath.Join(c.dir, ListFile), list); err != nil {
+			return err
+		}
+	}
+	if !running || !c.listStale {
+		return nil
+	}
+	if err := c.reloadList(ctx); err != nil {
+		return err
+	}
+	c.listStale = false
+	return nil
+}
+
+func (c *Client) reloadList(ctx context.Context) error {
+	for try := 0; ; try++ {
+		_, err := c.Call(ctx, "dispatcher.reload")
+		if e := (*RPCError)(nil); !errors.As(err, &e) || e.Message != "Ongoing reload" || try == reloadTries {
+			return err
+		}
+		t := time.NewTimer(reloadPause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("wait for kamailio's limit of one reload a second: %w: %w", bulkhead.Unavailable, ctx.Err())
+		case <-t.C:
+		}
+	}
+}
+
+// Verify reads back what Kamailio decides by and returns each difference to
+// want in words; none means that all is well. It compares revision, row
+// count, 50 rows drawn at random, the dispatcher sets and the files that
+// Kamailio would start from. The error is of kind bulkhead.Unavailable when
+// Kamailio does not answer.
+func (c *Client) Verify(ctx context.Context, want route.Tables) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	diffs, err := c.verify(ctx, want)
+	if err != nil {
+		return nil, fmt.Errorf("verify revision %d at the Kamailio of SBC %s: %w", want.Revision, want.SBC, err)
+	}
+	if len(diffs) > 0 {
+		// Somebody else was at work: believe neither side.
+		clear(c.clean)
+		c.metrics.drift.Add(float64(len(diffs)))
+	}
+	return diffs, nil
+}
+
+func (c *Client) verify(ctx context.Context, want route.Tables) ([]string, error) {
+	if err := c.open(false); err != nil {
+		return nil, err
+	}
+	m, err := c.observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var diffs []string
+	differ := func(what string, got, want any) {
+		if got != want {
+			diffs = append(diffs, fmt.Sprintf("%s is %v, want %v", what, got, want))
+		}
+	}
+	differ("revision in memory", m.rev[m.live], want.Revision)
+	counts, err := c.counts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differ("number of rows in memory", counts[m.live.table()], len(want.Rows))
+	for range min(sampled, len(want.Rows)) {
+		r := want.Rows[rand.IntN(len(want.Rows))]
+		got, err := c.get(ctx, m.live.table(), r.Key)
+		if err != nil {
+			return nil, err
+		}
+		if got != r.Value {
+			// Not the values: some are secrets.
+			diffs = append(diffs, fmt.Sprintf("row %s differs", r.Key))
+		}
+	}
+	onDisk, err := c.file.meta(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differ("revision in the table file", onDisk.rev[onDisk.live], want.Revision)
+	differ("number of rows in the table file", onDisk.count[onDisk.live], len(want.Rows))
+	list, err := os.ReadFile(filepath.Join(c.dir, ListFile))
+	if err != nil || !bytes.Equal(list, renderList(want.Sets)) {
+		diffs = append(diffs, "the dispatcher list file differs")
+	}
+	sets, err := c.verifySets(ctx, want.Sets)
+	if err != nil {
+		return nil, err
+	}
+	c.listStale = c.listStale || len(sets) > 0
+	return append(diffs, sets...), nil
+}

@@ -1,0 +1,220 @@
+package kamailio
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+)
+
+const (
+	// startTimeout is how long Kamailio may take until it answers: 100,000
+	// rows take about 2 s.
+	startTimeout = 20 * time.Second
+	// termTimeout is how long Kamailio may take to end by itself.
+	termTimeout = 3 * time.Second
+	pollEvery   = 20 * time.Millisecond
+)
+
+// Binary returns the path of the installed kamailio. Where there is none the
+// error is of kind bulkhead.NotFound.
+func Binary() (string, error) {
+	for _, name := range []string{"kamailio", "/usr/sbin/kamailio", "/usr/local/sbin/kamailio"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("kamailio is not installed (Debian: kamailio, kamailio-extra-modules, kamailio-utils-modules and kamailio-sqlite-modules): %w", bulkhead.NotFound)
+}
+
+// Options are how a Kamailio is run.
+type Options struct {
+	Output io.Writer // what Kamailio prints, its log among it; nil: nowhere
+	// SharedMB holds tables, contacts and transactions: 250 bytes a row, three
+	// times over while a table is loaded. 0: 256.
+	SharedMB int
+	// PrivateMB is each process's own; who loads a table needs 64 for 100,000
+	// rows. Taken only when used. 0: 128.
+	PrivateMB int
+}
+
+// Process is a running Kamailio. It lives no longer than the process that
+// started it.
+type Process struct {
+	pid  int
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// Start starts Kamailio on the files that Params.Write has put into dir, and
+// returns when it answers. A Kamailio that an earlier run left behind on the
+// same files is ended first. When ctx ends before it answers, it is ended again.
+func Start(ctx context.Context, dir string, o Options, log *slog.Logger) (*Process, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("start kamailio in %s: %w", dir, err)
+	}
+	binary, err := Binary()
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if err := endOrphan(ctx, dir, log); err != nil {
+		return nil, err
+	}
+	client, err := New(dir, log, nil)
+	if err != nil {
+		return nil, err
+	}
+	if o.SharedMB == 0 {
+		o.SharedMB = 256
+	}
+	if o.PrivateMB == 0 {
+		o.PrivateMB = 128
+	}
+	cmd := exec.Command(binary, "-DD", "-E", "-f", filepath.Join(dir, ConfFile), "-P", filepath.Join(dir, PIDFile),
+		"-Y", dir, "-w", dir, "-m", strconv.Itoa(o.SharedMB), "-M", strconv.Itoa(o.PrivateMB))
+	cmd.Dir = dir
+	// No http_proxy: the events would go there.
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
+	cmd.Stdout, cmd.Stderr = o.Output, o.Output
+	cmd.WaitDelay = termTimeout
+	p := &Process{done: make(chan struct{})}
+	if err := p.run(cmd); err != nil {
+		return nil, errors.Join(fmt.Errorf("start kamailio in %s: %w", dir, err), client.Close())
+	}
+	err = p.ready(ctx, client)
+	err = errors.Join(err, client.Close())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start kamailio in %s: %w", dir, err), p.Stop(context.WithoutCancel(ctx)))
+	}
+	return p, nil
+}
+
+// run starts cmd in a process group of its own.
+func (p *Process) run(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	started := make(chan error)
+	go func() {
+		// The kernel sends Pdeathsig when the thread that forked ends: keep it.
+		runtime.LockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			p.pid = cmd.Process.Pid
+		}
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
+			close(p.done)
+		}
+	}()
+	return <-started
+}
+
+func (p *Process) ready(ctx context.Context, client *Client) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		n, err := client.Counters(ctx)
+		if err == nil && n["ready"] > 0 {
+			return nil
+		}
+		select {
+		case <-p.done:
+			return fmt.Errorf("it ended at once, its output says why: %w: %w", bulkhead.Unavailable, p.err)
+		case <-ctx.Done():
+			return fmt.Errorf("it does not answer, or has not loaded its contacts: %w: %w", bulkhead.Unavailable, cmp.Or(err, ctx.Err()))
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// PID returns the id of Kamailio's main process, which is also that of its group.
+func (p *Process) PID() int { return p.pid }
+
+// Done is closed when Kamailio has ended, for whatever reason.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Stop ends Kamailio: it is asked to, and after 3 s, or when ctx ends,
+// killed with all of its processes. Stopping twice is no error.
+func (p *Process) Stop(ctx context.Context) error {
+	_ = syscall.Kill(p.pid, syscall.SIGTERM) // gone already: then done is closed
+	t := time.NewTimer(termTimeout)
+	defer t.Stop()
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	// Also what a main process that was killed left behind.
+	if err := syscall.Kill(-p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("kill the process group of kamailio %d: %w", p.pid, err)
+	}
+	<-p.done
+	return nil
+}
+
+// endOrphan ends every Kamailio process whose command line names dir's
+// kamailio.cfg.
+func endOrphan(ctx context.Context, dir string, log *slog.Logger) error {
+	conf := filepath.Join(dir, ConfFile)
+	pids := processesOf(conf)
+	if len(pids) == 0 {
+		return nil
+	}
+	log.Warn("ending a kamailio that an earlier run left behind", "dir", dir, "pids", pids)
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, sig) // gone already is what we want
+		}
+		deadline := time.Now().Add(termTimeout)
+		for time.Now().Before(deadline) {
+			if pids = processesOf(conf); len(pids) == 0 {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("end the kamailio that an earlier run left in %s: %w", dir, ctx.Err())
+			case <-time.After(pollEvery):
+			}
+		}
+	}
+	return fmt.Errorf("a kamailio of an earlier run (pids %v) cannot be ended: end it by hand: %w", pids, bulkhead.Conflict)
+}
+
+// processesOf returns the ids of the processes that were started as
+// "kamailio ... -f conf ...".
+func processesOf(conf string) []int {
+	var pids []int
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is right
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		args := bytes.Split(b, []byte{0})
+		at := slices.IndexFunc(args, func(a []byte) bool { return string(a) == "-f" })
+		if filepath.Base(string(args[0])) != "kamailio" || at < 0 || at+1 >= len(args) || string(args[at+1]) != conf {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
