@@ -11,7 +11,11 @@ import (
 // rank orders sources by how much they know of a leg.
 func rank(s Source) int {
 	switch s {
-	case SourceESL, SourceSBC:
+	case SourceESL, SourceARI, SourceSBC:
+		return 5
+	case SourceHTTP:
+		return 4
+	case SourceFile, SourceAMI:
 		return 3
 	case SourceReconciled:
 		return 2

@@ -61,6 +61,10 @@ type Source string
 // The sources of a record.
 const (
 	SourceESL         Source = "esl"         // FreeSWITCH event socket
+	SourceHTTP        Source = "http"        // FreeSWITCH mod_json_cdr, posted
+	SourceFile        Source = "file"        // FreeSWITCH mod_json_cdr, from its err-log-dir
+	SourceARI         Source = "ari"         // Asterisk REST interface events
+	SourceAMI         Source = "ami"         // Asterisk manager interface, Cdr events
 	SourceSBC         Source = "sbc"         // Kamailio
 	SourceReconciled  Source = "reconciled"  // found again after a gap
 	SourceSynthesised Source = "synthesised" // the leg ended unseen, in a gap
@@ -73,6 +77,12 @@ type Direction string
 const (
 	Inbound  Direction = "inbound"
 	Outbound Direction = "outbound"
+)
+
+// Who ended a leg.
+const (
+	HangupPeer   = "peer"   // the far end of the leg: BYE or CANCEL, or its refusal
+	HangupSwitch = "switch" // the node itself: its dialplan, the other leg, a limit
 )
 
 // SchemaVersion numbers the meaning of Record's fields.
@@ -111,8 +121,24 @@ type Record struct {
 	Cause   string `json:"cause,omitempty"`    // the switch's own word, or the SBC's reason
 	Codec   string `json:"codec,omitempty"`
 
-	RTPIn  *int64 `json:"rtp_in,omitempty"`  // RTP packets received; nil: not reported
-	RTPOut *int64 `json:"rtp_out,omitempty"` // RTP packets sent
+	// HangupBy says who ended the leg: HangupPeer, HangupSwitch, or empty when unknown.
+	HangupBy string `json:"hangup_by,omitempty"`
+
+	// What the switch measured of RTP; nil: not reported, which is not zero.
+	RTPIn    *int64   `json:"rtp_in,omitempty"`    // packets received
+	RTPOut   *int64   `json:"rtp_out,omitempty"`   // packets sent
+	RTPLost  *int64   `json:"rtp_lost,omitempty"`  // packets that did not arrive
+	JitterMS *float64 `json:"jitter_ms,omitempty"` // mean, of what arrived
+	MOS      *float64 `json:"mos,omitempty"`       // 1 to 5, as the switch estimates it
+
+	// ClockOffset is the node's clock minus the bridge's, as far as the
+	// bridge could tell; the record's times are the node's.
+	ClockOffset time.Duration `json:"clock_offset_ns,omitempty"`
+
+	// Attrs are the switch's own words that a tenant rule may look at:
+	// domain, account_code, context, profile, and the variables that rules
+	// name, as var:NAME. At most 32, each value at most 256 bytes.
+	Attrs map[string]string `json:"attrs,omitempty"`
 
 	Gap string `json:"gap,omitempty"` // id of the gap in which the leg ended unseen
 }
@@ -124,6 +150,19 @@ func (r *Record) Billed() time.Duration {
 		return 0
 	}
 	return max(0, r.End.Sub(r.Answer))
+}
+
+// PDD returns the post-dial delay: from the begin of the leg to its ringing,
+// or to its answer where nothing rang. Zero when neither happened.
+func (r *Record) PDD() time.Duration {
+	first := r.Ring
+	if first.IsZero() {
+		first = r.Answer
+	}
+	if first.IsZero() || r.Start.IsZero() {
+		return 0
+	}
+	return max(0, first.Sub(r.Start))
 }
 
 // Gap is a time in which a node's events were not heard.

@@ -290,7 +290,7 @@ func (c *Client) reloadList(ctx context.Context) error {
 
 // Verify reads back what Kamailio decides by and returns each difference to
 // want in words; none means that all is well. It compares revision, row
-// count, 50 rows drawn at random, the dispatcher sets and the files that
+// count, 50 rows drawn at random (all, if there are no more), the dispatcher sets and the files that
 // Kamailio would start from. The error is of kind bulkhead.Unavailable when
 // Kamailio does not answer.
 func (c *Client) Verify(ctx context.Context, want route.Tables) ([]string, error) {
@@ -328,8 +328,11 @@ func (c *Client) verify(ctx context.Context, want route.Tables) ([]string, error
 		return nil, err
 	}
 	differ("number of rows in memory", counts[m.live.table()], len(want.Rows))
-	for range min(sampled, len(want.Rows)) {
-		r := want.Rows[rand.IntN(len(want.Rows))]
+	for i := range min(sampled, len(want.Rows)) {
+		r := want.Rows[i]
+		if len(want.Rows) > sampled {
+			r = want.Rows[rand.IntN(len(want.Rows))]
+		}
 		got, err := c.get(ctx, m.live.table(), r.Key)
 		if err != nil {
 			return nil, err
