@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
@@ -136,6 +137,7 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}).Write(c.Out); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "written to %s\nstart it:  kamailio -DD -E -f %s/kamailio.cfg\nfeed it:   bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, c.Out, c.SBC, c.Out)
+	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")
+	fmt.Fprintf(a.out, "written to %s\nstart it (without http_proxy in its environment):\n  kamailio %s\nfeed it:\n  bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, start, c.SBC, c.Out)
 	return nil
 }
