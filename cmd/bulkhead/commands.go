@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
@@ -94,12 +95,15 @@ func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
+// serviceStop is how long a service of its own takes to end, at most.
+const serviceStop = 12 * time.Second
+
 // serve opens the parts, starts what start says, and waits for its end.
 func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start func(*parts, *group) error) error {
 	if f.Admin == "" {
 		f.Admin = admin
 	}
-	g := newGroup(ctx)
+	g := newGroup(ctx, serviceStop)
 	p, err := openParts(g, f, f.logger(a.err))
 	if err == nil {
 		err = start(p, g)
