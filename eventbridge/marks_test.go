@@ -148,3 +148,54 @@ func TestSecondSourceInAGap(t *testing.T) {
 		t.Errorf("record %+v", r)
 	}
 }
+
+// TestSecondReportOfTheSameStream: AMI's Cdr comes with the events of its
+// Asterisk, before or after the leg's own end, in whole seconds.
+func TestSecondReportOfTheSameStream(t *testing.T) {
+	ami := func(sec int, leg string) cdr.Event {
+		ev := event(cdr.Closed, sec, leg)
+		ev.Record.Source, ev.Record.Start, ev.Record.Callee = cdr.SourceAMI, at(0), "2000"
+		return ev
+	}
+	ari := func(typ cdr.EventType, sec int, leg string) cdr.Event {
+		ev := event(typ, sec, leg)
+		ev.Record.Source, ev.Record.Start = cdr.SourceARI, at(0).Add(123*time.Millisecond)
+		return ev
+	}
+	n, fx := newNode("ast1", "c1"), &effects{}
+	n.maxLegs = 10
+	for _, it := range []any{
+		connected(0, "core"), ari(cdr.Opened, 0, "a"), ari(cdr.Opened, 0, "b"), ari(cdr.Opened, 0, "c"),
+		ami(5, "a"), ari(cdr.Closed, 6, "a"), ari(cdr.Closed, 6, "b"), ami(7, "b"), ami(8, "c"), "lost", connected(20, "core"),
+	} {
+		switch v := it.(type) {
+		case cdr.Event:
+			n.apply(&item{event: v}, at(0), fx)
+		case string:
+			n.apply(&item{lost: v}, at(0), fx)
+		}
+	}
+	got, reports := map[string]cdr.Record{}, map[string]int{}
+	for _, e := range fx.entries {
+		if r := e.Record; r != nil {
+			got[r.Leg] = cdr.Merge(*r, got[r.Leg])
+			reports[r.Leg]++
+		}
+	}
+	for leg, want := range map[string]struct {
+		sources []cdr.Source
+		reports int
+	}{
+		"a": {[]cdr.Source{cdr.SourceAMI, cdr.SourceARI}, 2},
+		"b": {[]cdr.Source{cdr.SourceAMI, cdr.SourceARI}, 2},
+		"c": {[]cdr.Source{cdr.SourceAMI}, 1},
+	} {
+		r := got[leg]
+		if d := cmp.Diff(want.sources, r.Reporters()); d != "" || reports[leg] != want.reports || r.Start.Nanosecond() == 0 || r.Callee != "2000" {
+			t.Errorf("%s: %d reports, %+v", leg, reports[leg], r)
+		}
+	}
+	if len(n.open) != 0 {
+		t.Errorf("still open: %v", n.open)
+	}
+}

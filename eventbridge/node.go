@@ -98,7 +98,7 @@ func (n *node) apply(it *item, now time.Time, fx *effects) {
 	case cdr.Closed:
 		if n.listed && it.at.After(n.lagsUntil) {
 			n.ended = nil
-		} else {
+		} else if !isSecond(ev.Record.Source) {
 			n.noteEnd(ev.Record.Leg)
 		}
 		n.closed(ev, fx)
@@ -163,20 +163,35 @@ func (n *node) closed(ev *cdr.Event, fx *effects) {
 		return
 	}
 	old, known := n.open[r.Leg]
+	second := isSecond(r.Source)
 	n.findTenant(&r)
-	if known {
+	switch {
+	case known && second: // it knows nothing better than what was heard while the leg went on
+		r = cdr.Merge(cdr.Restate(old.record, r.Source), r)
+	case known:
 		r = cdr.Update(old.record, r)
-		if n.gap != nil && old.connection < n.connection {
-			r.Gap = n.gap.ID // it lived through the gap that is about to be closed
-		}
+	}
+	if known && n.gap != nil && old.connection < n.connection {
+		r.Gap = n.gap.ID // it lived through the gap that is about to be closed
 	}
 	r.ClockOffset = n.offset
 	bound(&r)
 	fx.entries = append(fx.entries, cdr.Entry{Record: &r, Raw: ev.Raw})
-	if known {
+	switch {
+	case !known:
+	case second: // the first source still has to tell; if that is missed in a gap, this is enough
+		old.reported = true
+		n.open[r.Leg] = old
+	default:
 		delete(n.open, r.Leg)
 		fx.after = append(fx.after, line{Node: n.id, Gone: []string{r.Leg}})
 	}
+}
+
+// isSecond tells whether a source reports legs beside a first one, which is
+// the one that knows when they end.
+func isSecond(s cdr.Source) bool {
+	return s == cdr.SourceAMI || s == cdr.SourceHTTP || s == cdr.SourceFile
 }
 
 // connected closes the gap and settles the legs that were open before it.
