@@ -76,6 +76,20 @@ func (f *amiFeed) pause(ctx context.Context, emit func(cdr.Event)) {
 	}
 }
 
+// stop ends the feed at once. It may be called on nil, and not during a Run.
+func (f *amiFeed) stop() {
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	cancel, done := f.cancel, f.done
+	f.mu.Unlock()
+	if cancel != nil {
+		cancel()
+		<-done
+	}
+}
+
 // ready is signalled when take has something. It may be called on nil.
 func (f *amiFeed) ready() <-chan struct{} {
 	if f == nil {

@@ -42,7 +42,7 @@ type ARI struct {
 	// Timeout of connecting, and of one request: 5 s.
 	Timeout time.Duration
 	// Ping is how often the connection is tried: 3 s. One that does not answer
-	// within 5 s is given up, so a half-open one is found within Ping + 5 s.
+	// within 4 s is given up, so a half-open one is found within Ping + 4 s.
 	Ping time.Duration
 }
 
@@ -74,7 +74,7 @@ func (a AMI) GoString() string { return a.String() }
 // LogValue leaves the secret out.
 func (a AMI) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
-const pongWait = 5 * time.Second
+const pongWait = 4 * time.Second
 
 func (c Config) withDefaults() Config {
 	set := func(d *time.Duration, to time.Duration) {

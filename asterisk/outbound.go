@@ -61,6 +61,9 @@ func (o *Outbound) Run(ctx context.Context, emit func(cdr.Event)) error {
 	return o.source.connection(ctx, emit, o.accept)
 }
 
+// Close is as Source.Close.
+func (o *Outbound) Close() { o.source.Close() }
+
 func (o *Outbound) accept(ctx context.Context, emit func(cdr.Event)) (*session, error) {
 	ticket := make(chan *websocket.Conn)
 	for waiting := true; waiting; {

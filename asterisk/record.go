@@ -88,9 +88,12 @@ func text(s string) string {
 }
 
 // setQuality reads RTPAUDIOQOS, which chan_pjsip sets when the media ends:
-// ssrc=..;themssrc=..;lp=0;rxjitter=0.000000;rxcount=250;...;txcount=0;...
-// Where no packet arrived, loss and jitter are not known. Asterisk's media
-// experience score is no MOS.
+// ssrc=..;themssrc=..;lp=0;rxjitter=0.000000;rxcount=250;txjitter=..;txcount=0;...
+// lp is what did not arrive, as of the last RTCP report. txjitter, by its name
+// that of what is sent, is in truth the one that Asterisk measured of what
+// arrives (it has a value on a leg to which nothing is sent); rxjitter is the
+// one that the far end reported. Where no packet arrived, loss and jitter are
+// not known. Asterisk's media experience score is no MOS.
 func setQuality(r *cdr.Record, qos string) {
 	var jitter *float64
 	var lost *int64
@@ -103,7 +106,7 @@ func setQuality(r *cdr.Record, qos string) {
 			r.RTPOut = count(value)
 		case "lp":
 			lost = count(value)
-		case "rxjitter": // seconds
+		case "txjitter": // seconds
 			if f, err := strconv.ParseFloat(value, 64); err == nil && f >= 0 && f < 1e6 {
 				f *= 1000
 				jitter = &f
@@ -128,6 +131,8 @@ func count(s string) *int64 {
 func codec(formats string) string {
 	first, _, _ := strings.Cut(strings.Trim(formats, "()"), "|")
 	switch first {
+	case "none", "nothing":
+		return ""
 	case "ulaw":
 		return "PCMU"
 	case "alaw":

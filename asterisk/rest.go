@@ -205,7 +205,8 @@ func setFilter(ctx context.Context, c caller, app string) error {
 	var filter struct {
 		Allowed []allowed `json:"allowed"`
 	}
-	for _, typ := range []string{typeCreated, typeState, typeDial, typeHangup, typeDestroyed} {
+	// The filter holds back even what Asterisk says of the connection itself.
+	for _, typ := range []string{typeCreated, typeState, typeDial, typeHangup, typeDestroyed, typeReplaced, typeRegistered, typeResponse} {
 		filter.Allowed = append(filter.Allowed, allowed{typ})
 	}
 	body, err := json.Marshal(filter)

@@ -32,6 +32,7 @@ var ErrReplaced = fmt.Errorf("another listener took the ARI application (Applica
 type socket struct {
 	ws     *websocket.Conn
 	limit  int
+	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	wake   chan struct{} // capacity 1: there is something new
@@ -45,7 +46,7 @@ type socket struct {
 
 func newSocket(ctx context.Context, ws *websocket.Conn, limit int, ping time.Duration) *socket {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &socket{ws: ws, limit: limit, cancel: cancel, wake: make(chan struct{}, 1)}
+	s := &socket{ws: ws, limit: limit, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1)}
 	ws.SetReadLimit(maxMessage)
 	s.wg.Add(2)
 	go s.read(ctx)

@@ -87,6 +87,15 @@ func (s *Source) Run(ctx context.Context, emit func(cdr.Event)) error {
 // opener makes a connection. While that takes long it may emit what AMI tells.
 type opener func(context.Context, func(cdr.Event)) (*session, error)
 
+// Close ends at once what a Run that failed has left: AMI is heard a little
+// longer. Without Close that ends by itself, after amiLinger. It must not be
+// called during a Run.
+func (s *Source) Close() {
+	s.run.Lock()
+	defer s.run.Unlock()
+	s.ami.stop()
+}
+
 // session is one connection to ARI.
 type session struct {
 	socket *socket
@@ -155,7 +164,9 @@ func (s *Source) hear(ctx context.Context, emit func(cdr.Event), open opener) er
 	defer conn.done()
 	defer conn.socket.close()
 	defer s.m.connected.Set(0)
-	if err := s.begin(ctx, conn, emit); err != nil {
+	// A request does not outlive the connection that it is made for.
+	requests := conn.socket.ctx
+	if err := s.begin(requests, conn, emit); err != nil {
 		return s.reason(conn, err)
 	}
 	s.m.connected.Set(1)
@@ -172,7 +183,7 @@ func (s *Source) hear(ctx context.Context, emit func(cdr.Event), open opener) er
 		case <-s.ami.ready():
 			s.emitAMI(emit)
 		case <-relist.C:
-			if err := s.relist(ctx, conn, emit); err != nil {
+			if err := s.relist(requests, conn, emit); err != nil {
 				return s.reason(conn, err)
 			}
 		}

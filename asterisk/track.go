@@ -14,6 +14,7 @@ type leg struct {
 	status  string // dialstatus of the Dial that made it, last word
 	dialled string // dialstatus of the last Dial that it made
 	source  string // CHANNEL(hangupsource)
+	format  string // CHANNEL(audionativeformat); what was offered, until the leg is up
 	name    string
 	whole   bool // its end will be heard, since it was there when we began to listen or later
 
@@ -150,7 +151,7 @@ func (t *tracker) variable(l *leg, name, value string, named bool) {
 	case varQuality:
 		setQuality(r, value)
 	case varFormat:
-		r.Codec = cmp.Or(r.Codec, codec(value))
+		l.format = value
 	case t.tenantVar:
 		setTenant(r, value)
 	default:
@@ -265,7 +266,7 @@ func (t *tracker) close(l *leg, e *event, at time.Time) cdr.Record {
 		r.HangupBy = cdr.HangupSwitch
 	}
 	if l.up || e.Channel.State == "Up" {
-		r.SIPCode, r.Cause = 200, text(e.CauseText)
+		r.SIPCode, r.Cause, r.Codec = 200, text(e.CauseText), codec(l.format)
 		return r
 	}
 	if r.Direction == cdr.Outbound {
