@@ -36,6 +36,20 @@ type RedisServer struct {
 // "10mb"). It ends with the test.
 func StartRedis(t testing.TB, options ...string) *RedisServer {
 	t.Helper()
+	return startRedis(t, append([]string{
+		"--port", "0", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+	}, options...))
+}
+
+// StartSentinel starts a Redis sentinel with a configuration file, which it
+// writes to. It ends with the test.
+func StartSentinel(t testing.TB, file string, options ...string) *RedisServer {
+	t.Helper()
+	return startRedis(t, append([]string{file, "--sentinel"}, options...))
+}
+
+func startRedis(t testing.TB, args []string) *RedisServer {
+	t.Helper()
 	bin := Need(t, "redis-server", "redis-server")
 	// Paths of sockets must be short, which those of t.TempDir need not be.
 	dir, err := os.MkdirTemp("", "redis")
@@ -43,10 +57,7 @@ func StartRedis(t testing.TB, options ...string) *RedisServer {
 		t.Fatal(err)
 	}
 	r := &RedisServer{t: t, bin: bin, Dir: dir, Socket: filepath.Join(dir, "redis.sock")}
-	r.args = append([]string{
-		"--port", "0", "--unixsocket", r.Socket, "--dir", dir,
-		"--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-	}, options...)
+	r.args = append(args, "--unixsocket", r.Socket, "--dir", dir)
 	t.Cleanup(func() {
 		r.Kill() // the data is temporary
 		if t.Failed() {
@@ -135,5 +146,6 @@ func answersPing(socket string) bool {
 	}
 	answer := make([]byte, 7)
 	n, err := c.Read(answer)
-	return err == nil && string(answer[:n]) == "+PONG\r\n"
+	// One that wants a password is there too.
+	return err == nil && (string(answer[:n]) == "+PONG\r\n" || string(answer[:n]) == "-NOAUTH")
 }
