@@ -33,13 +33,29 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 
 type eventbridgeCmd struct {
 	serviceFlags `embed:""`
+	bridgeFlags  `embed:""`
 
+	Nodes  string `help:"Hear the nodes of this file instead of a registry's: records of any PBX, with nothing else of Bulkhead in place." type:"path" placeholder:"FILE.yaml"`
 	Cell   string `help:"The cell whose nodes to hear; may be left out where there is one." placeholder:"ID"`
-	Listen string `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
+	Listen string `help:"Where SBCs and nodes post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
 }
 
 func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
+	var file *nodesFile
+	if c.Nodes != "" {
+		if c.Cell != "" || len(c.Sweep) > 0 {
+			return fmt.Errorf("--nodes names a file that says the cell and the folders too: leave out --cell and --sweep: %w", bulkhead.Invalid)
+		}
+		var err error
+		if file, err = readNodesFile(c.Nodes); err != nil {
+			return err
+		}
+	}
 	return c.serve(ctx, a, "127.0.0.1:8082", func(p *parts, g *group) error {
+		if file != nil {
+			_, err := startEventsOnly(p, g, file, c.Listen, c.Raw)
+			return err
+		}
 		if err := p.follow(g); err != nil {
 			return err
 		}
@@ -47,7 +63,7 @@ func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		_, err = startEventbridge(p, g, cell, c.Listen)
+		_, err = startEventbridge(p, g, cell, c.Listen, c.bridgeFlags)
 		return err
 	})
 }

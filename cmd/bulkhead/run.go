@@ -91,7 +91,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	events, err := startEventbridge(p, g, sbc.Cell, c.Events)
+	events, err := startEventbridge(p, g, sbc.Cell, c.Events, bridgeFlags{Raw: true})
 	if err != nil {
 		return err
 	}
