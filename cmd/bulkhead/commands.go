@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
@@ -110,12 +111,15 @@ func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
+// serviceStop is how long a service of its own takes to end, at most.
+const serviceStop = 12 * time.Second
+
 // serve opens the parts, starts what start says, and waits for its end.
 func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start func(*parts, *group) error) error {
 	if f.Admin == "" {
 		f.Admin = admin
 	}
-	g := newGroup(ctx)
+	g := newGroup(ctx, serviceStop)
 	p, err := openParts(g, f, f.logger(a.err))
 	if err == nil {
 		err = start(p, g)
@@ -150,7 +154,14 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	if sbc == nil {
 		return fmt.Errorf("the registry has no SBC %q: %w", c.SBC, bulkhead.NotFound)
 	}
-	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}).Write(c.Out); err != nil {
+	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}
+	if c.Events != "" {
+		params.EventsUser = c.SBC
+		if params.EventsToken, err = dataDir(c.Data).secret(sbcToken); err != nil {
+			return err
+		}
+	}
+	if err := params.Write(c.Out); err != nil {
 		return err
 	}
 	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")
