@@ -51,6 +51,15 @@ type Options struct {
 	PrivateMB int
 }
 
+// Args returns the arguments that kamailio is run with on the files in dir,
+// in the foreground. Whoever runs it otherwise needs the same memory.
+func (o Options) Args(dir string) []string {
+	return []string{
+		"-DD", "-E", "-f", filepath.Join(dir, ConfFile), "-P", filepath.Join(dir, PIDFile), "-Y", dir, "-w", dir,
+		"-m", strconv.Itoa(cmp.Or(o.SharedMB, 256)), "-M", strconv.Itoa(cmp.Or(o.PrivateMB, 128)),
+	}
+}
+
 // Process is a running Kamailio. It lives no longer than the process that
 // started it.
 type Process struct {
@@ -81,14 +90,7 @@ func Start(ctx context.Context, dir string, o Options, log *slog.Logger) (*Proce
 	if err != nil {
 		return nil, err
 	}
-	if o.SharedMB == 0 {
-		o.SharedMB = 256
-	}
-	if o.PrivateMB == 0 {
-		o.PrivateMB = 128
-	}
-	cmd := exec.Command(binary, "-DD", "-E", "-f", filepath.Join(dir, ConfFile), "-P", filepath.Join(dir, PIDFile),
-		"-Y", dir, "-w", dir, "-m", strconv.Itoa(o.SharedMB), "-M", strconv.Itoa(o.PrivateMB))
+	cmd := exec.Command(binary, o.Args(dir)...)
 	cmd.Dir = dir
 	// No http_proxy: the events would go there.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}

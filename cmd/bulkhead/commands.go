@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
@@ -93,12 +95,15 @@ func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
+// serviceStop is how long a service of its own takes to end, at most.
+const serviceStop = 12 * time.Second
+
 // serve opens the parts, starts what start says, and waits for its end.
 func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start func(*parts, *group) error) error {
 	if f.Admin == "" {
 		f.Admin = admin
 	}
-	g := newGroup(ctx)
+	g := newGroup(ctx, serviceStop)
 	p, err := openParts(g, f, f.logger(a.err))
 	if err == nil {
 		err = start(p, g)
@@ -136,6 +141,7 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}).Write(c.Out); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "written to %s\nstart it:  kamailio -DD -E -f %s/kamailio.cfg\nfeed it:   bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, c.Out, c.SBC, c.Out)
+	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")
+	fmt.Fprintf(a.out, "written to %s\nstart it (without http_proxy in its environment):\n  kamailio %s\nfeed it:\n  bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, start, c.SBC, c.Out)
 	return nil
 }

@@ -81,13 +81,16 @@ func (r *router) toUser(x *route.Snapshot, q siptest.Request, v *siptest.Verdict
 
 func (r *router) invite(x *route.Snapshot, q siptest.Request, v *siptest.Verdict) {
 	p := route.Decide(x, route.Call{SBC: r.sbc, Domain: q.Domain, Source: q.Source.Addr(), Number: q.User, User: q.AuthUser})
-	if p.Tenant == "" {
-		refused, _ := p.Actions[0].(route.Reject) // a plan of nobody's call holds nothing else
-		t := r.own(x, q.Domain)
-		if refused == route.UnlistedSource && t != nil && slices.Contains(t.Domains, q.FromDomain) && q.AuthUser == "" {
+	refused, _ := p.Actions[0].(route.Reject) // a plan of nobody's call holds nothing else
+	if t := r.own(x, q.Domain); t != nil && slices.Contains(t.Domains, q.FromDomain) && q.AuthUser == "" {
+		// Who says that he is a user must prove it: to be let in at all, or,
+		// inside a network of the tenant, to be allowed what users are.
+		if p.Tenant == "" && refused == route.UnlistedSource || p.Tenant == t.ID && t.User(q.FromUser) != nil {
 			v.Tenant, v.Challenge = string(t.ID), challenge(t, q.FromUser)
 			return
 		}
+	}
+	if p.Tenant == "" {
 		v.Refuse = refusal(refused)
 		return
 	}
