@@ -33,6 +33,7 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 
 type eventbridgeCmd struct {
 	serviceFlags `embed:""`
+	forwardFlags `embed:""`
 
 	Cell   string `help:"The cell whose nodes to hear; may be left out where there is one." placeholder:"ID"`
 	Listen string `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
@@ -47,8 +48,10 @@ func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		_, err = startEventbridge(p, g, cell, c.Listen)
-		return err
+		if _, err = startEventbridge(p, g, cell, c.Listen); err != nil {
+			return err
+		}
+		return startForwarder(p, g, cell, &c.forwardFlags)
 	})
 }
 
@@ -66,10 +69,22 @@ func cellOf(s bulkhead.State, want bulkhead.CellID) (bulkhead.CellID, error) {
 
 type cdrpipeCmd struct {
 	serviceFlags `embed:""`
+	redisFlags   `embed:""`
+
+	Cell string `help:"With --redis: the cell whose records to move; may be left out where the data folder's registry has one." placeholder:"ID"`
 }
 
 func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
 	return c.serve(ctx, a, "127.0.0.1:8083", func(p *parts, g *group) error {
+		if c.Redis != "" {
+			cell, err := cellOfStream(ctx, p.data, bulkhead.CellID(c.Cell))
+			if err != nil {
+				return err
+			}
+			if err := c.open(p, g, cell); err != nil {
+				return err
+			}
+		}
 		_, err := startCdrpipe(p, g)
 		return err
 	})
