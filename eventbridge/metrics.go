@@ -60,7 +60,7 @@ func newMetrics(reg prometheus.Registerer, b *Bridge) (*metrics, error) {
 		cdrRecords:    counter("bulkhead_eventbridge_cdr_records_total", "Call records that nodes posted or left in a folder.", "node", "source"),
 		cdrUndecoded:  counter("bulkhead_eventbridge_cdr_undecoded_total", "Of those, bodies that could not be decoded whole.", "node", "source"),
 		sweepErrors:   counter("bulkhead_eventbridge_sweep_errors_total", "Failed attempts to read a folder of call records, or to move one of its files away.", "node"),
-		unmatched:     counter("bulkhead_eventbridge_unmatched_legs_total", "Records of legs stored without a tenant, because neither the switch nor a rule names one.", "node"),
+		unmatched:     counter("bulkhead_eventbridge_unmatched_legs_total", "Legs stored without a tenant, because neither the switch nor a rule names one.", "node"),
 		quarantined:   counter("bulkhead_eventbridge_quarantined_fields_total", "Fields that could not be understood and are kept among the attributes.", "node", "source"),
 	}
 	for _, c := range []prometheus.Collector{m.events, m.dropped, m.gaps, m.untracked, m.invalid, m.append, m.appendErrors,

@@ -91,9 +91,8 @@ func (b *Bridge) pack(body []byte) []byte {
 
 // account counts what of a stored record an operator should look at.
 func (b *Bridge) account(r *cdr.Record) {
-	if r.Tenant == "" && r.Kind == cdr.Leg {
+	if r.Tenant == "" && r.Kind == cdr.Leg && b.unmatched.add(r, time.Now()) {
 		b.metrics.unmatched.WithLabelValues(string(r.Node)).Inc()
-		b.unmatched.add(r, time.Now())
 	}
 	for k := range r.Attrs {
 		if strings.HasPrefix(k, cdr.AttrBad) {

@@ -238,7 +238,9 @@ func TestStatusAndUnmatchedAreJSON(t *testing.T) {
 	defer b.Close()
 	for i := range maxUnmatched + 5 {
 		r := cdr.Record{Kind: cdr.Leg, Node: "fs1", Leg: "l", Attrs: map[string]string{"context": fmt.Sprint(max(i, 2)), "bad:start": fmt.Sprint(i)}}
+		r.ID = cdr.NewID("c1", "fs1", fmt.Sprint(i))
 		b.account(&r)
+		b.account(&r) // a second report of the same leg
 	}
 	w := httptest.NewRecorder()
 	b.Routes().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/v1/unmatched", nil))

@@ -190,9 +190,16 @@ type unmatched struct {
 	kinds map[string]*Unmatched
 	legs  uint64
 	other uint64 // legs of further kinds than are listed
+
+	// The last legs that were counted: of most there are two reports.
+	recent, before map[cdr.ID]struct{}
 }
 
-func (u *unmatched) add(r *cdr.Record, now time.Time) {
+// unmatchedRecent is how many legs are remembered at least.
+const unmatchedRecent = 32768
+
+// add counts a leg; false: it was counted before.
+func (u *unmatched) add(r *cdr.Record, now time.Time) bool {
 	attrs := map[string]string{}
 	key := []string{string(r.Node), string(r.Direction)}
 	for _, k := range slices.Sorted(maps.Keys(r.Attrs)) {
@@ -203,13 +210,23 @@ func (u *unmatched) add(r *cdr.Record, now time.Time) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if _, again := u.recent[r.ID]; again {
+		return false
+	}
+	if _, again := u.before[r.ID]; again {
+		return false
+	}
+	if u.recent == nil || len(u.recent) >= unmatchedRecent {
+		u.recent, u.before = map[cdr.ID]struct{}{}, u.recent
+	}
+	u.recent[r.ID] = struct{}{}
 	u.legs++
 	id := strings.Join(key, "\x00")
 	k := u.kinds[id]
 	if k == nil {
 		if len(u.kinds) >= maxUnmatched {
 			u.other++
-			return
+			return true
 		}
 		if u.kinds == nil {
 			u.kinds = map[string]*Unmatched{}
@@ -219,6 +236,7 @@ func (u *unmatched) add(r *cdr.Record, now time.Time) {
 	}
 	k.Legs++
 	k.Last, k.Leg, k.Caller, k.Callee = now.UTC(), r.Leg, r.Caller, r.Callee
+	return true
 }
 
 // UnmatchedList is what GET /v1/unmatched answers: the kinds of leg without a

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -47,6 +49,24 @@ func TestOrphanIsEnded(t *testing.T) {
 	}
 }
 
+// TestEndOrphanAlone frees the address before anything is started.
+func TestEndOrphanAlone(t *testing.T) {
+	d := kamailiotest.Start(t, kamailio.Params{})
+	if err := kamailio.EndOrphan(t.Context(), d.Dir+"/./", nil); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.ListenPacket("udp", d.Addr.String())
+	if err != nil {
+		t.Fatalf("its address is not free: %v", err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := kamailio.EndOrphan(t.Context(), d.Dir, nil); err != nil {
+		t.Errorf("EndOrphan() with nobody there = %v", err)
+	}
+}
+
 func TestKillLeavesNothing(t *testing.T) {
 	d := kamailiotest.Start(t, kamailio.Params{})
 	pid := d.PID()
@@ -77,7 +97,9 @@ func TestStartFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if _, err := kamailio.Start(ctx, dir, kamailio.Options{Output: io.Discard}, nil); !errors.Is(err, bulkhead.Unavailable) {
-		t.Errorf("Start() = %v, want unavailable", err)
+	_, err = kamailio.Start(ctx, dir, kamailio.Options{Output: io.Discard}, nil)
+	if !errors.Is(err, bulkhead.Unavailable) || !strings.Contains(err.Error(), "192.0.2.1") || len(err.Error()) > 2500 {
+		t.Errorf("Start() = %v, want unavailable, and why", err)
 	}
+	t.Log(err)
 }

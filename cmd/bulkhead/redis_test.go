@@ -64,13 +64,16 @@ func (c *redisCell) post(n int) {
 			c.posted, c.posted, time.Now().UnixMicro())
 		c.posted++
 	}
-	token, _ := os.ReadFile(filepath.Join(c.near, "secrets", sbcToken)) // there is none yet where nobody asks for it
+	token, err := dataDir(c.near).secret(sbcToken)
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	eventually(c.t, 30*time.Second, "events taken", func() string {
 		req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, "http://"+c.events+"/kamailio/events", bytes.NewReader(body.Bytes()))
 		if err != nil {
 			return err.Error()
 		}
-		req.SetBasicAuth("sbc1", strings.TrimSpace(string(token)))
+		req.SetBasicAuth("sbc1", token)
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			return err.Error()
