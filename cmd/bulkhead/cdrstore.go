@@ -21,7 +21,7 @@ func (s spoolStream) Read(ctx context.Context, limit int) (cdrpipe.Batch, error)
 	return cdrpipe.Batch{Payloads: b.Payloads, Ack: b.Ack}, nil
 }
 
-// startCdrpipe moves records from the spool to the store.
+// startCdrpipe moves records from the spool, or from Redis, to the store.
 func startCdrpipe(p *parts, g *group) (cdrpipe.Warehouse, error) {
 	log := p.log.With("service", "cdrpipe")
 	store, err := cdrpipe.OpenSQLite(g.ctx, p.data.cdrs())
@@ -29,13 +29,12 @@ func startCdrpipe(p *parts, g *group) (cdrpipe.Warehouse, error) {
 		return nil, err
 	}
 	g.onClose("CDR store", store.Close)
-	reader, err := spool.OpenReader(p.data.spool(), spoolReader, spool.ReaderOptions{Logger: log, Registerer: p.reg})
+	in, err := openStream(p, g, log)
 	if err != nil {
 		return nil, err
 	}
-	g.onClose("spool reader", reader.Close)
 	cfg := cdrpipe.DefaultConfig()
-	cfg.Stream, cfg.Warehouse, cfg.Logger, cfg.Registerer = spoolStream{reader}, store, log, p.reg
+	cfg.Stream, cfg.Warehouse, cfg.Logger, cfg.Registerer = in, store, log, p.reg
 	c, err := cdrpipe.New(cfg)
 	if err != nil {
 		return nil, err

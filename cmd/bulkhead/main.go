@@ -34,6 +34,7 @@ type cli struct {
 	Apply       applyCmd       `cmd:"" help:"Put the objects of a YAML file into the registry, as one revision."`
 	Export      exportCmd      `cmd:"" help:"Write the registry as YAML."`
 	Cdr         cdrCmd         `cmd:"" help:"Show call records."`
+	Spool       spoolCmd       `cmd:"" help:"Look into a spool, also while it is in use."`
 	Config      configCmd      `cmd:"" help:"Print a PBX's configuration, filled in for one node."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }

@@ -45,8 +45,9 @@ type parts struct {
 	reg   *prometheus.Registry
 	live  *route.Live
 	store *registry.SQLite
-	admin *chi.Mux // behind the admin token
-	addr  net.Addr // of the admin listener
+	redis *redisStream // nil: records go from the spool to the store
+	admin *chi.Mux     // behind the admin token
+	addr  net.Addr     // of the admin listener
 }
 
 // openParts makes the data folder and binds the admin listener.
