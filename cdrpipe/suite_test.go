@@ -22,13 +22,15 @@ func at(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millisecon
 // fullRecord is an answered leg of 2 s billed, number i.
 func fullRecord(i int) cdr.Record {
 	leg := fmt.Sprintf("leg-%04d", i)
-	in, out := int64(i), int64(2*i)
+	in, out, lost, jitter, mos := int64(i), int64(2*i), int64(0), 1.25, 4.5-float64(i)/1000
 	return cdr.Record{
 		Schema: cdr.SchemaVersion, ID: cdr.NewID("c1", "fs1", leg), Kind: cdr.Leg, Source: cdr.SourceESL,
 		Cell: "c1", Node: "fs1", SBC: "sbc1", Pool: "p1", Tenant: bulkhead.TenantID(fmt.Sprintf("t%d", i%3)), Revision: 7,
 		Leg: leg, Call: leg, SIPCallID: leg + "@x", Direction: cdr.Inbound, Caller: "1001", Callee: "1002",
 		Start: at(10 * i), Ring: at(10*i + 1), Answer: at(10*i + 2), End: at(10*i + 2002),
-		SIPCode: 200, Q850: 16, Cause: "NORMAL_CLEARING", Codec: "PCMU", RTPIn: &in, RTPOut: &out,
+		SIPCode: 200, Q850: 16, Cause: "NORMAL_CLEARING", Codec: "PCMU",
+		HangupBy: cdr.HangupPeer, RTPIn: &in, RTPOut: &out, RTPLost: &lost, JitterMS: &jitter, MOS: &mos,
+		ClockOffset: -1500 * time.Microsecond, Attrs: map[string]string{"domain": "a.example", "var:x": "'\\\"\t\u20ac"},
 	}
 }
 
@@ -51,6 +53,13 @@ func testWarehouse(t *testing.T, open func(t *testing.T) Warehouse) {
 	t.Run("Summary", func(t *testing.T) { suiteSummary(t, open(t)) })
 	t.Run("SummarySince", func(t *testing.T) { suiteSummarySince(t, open(t)) })
 	t.Run("Quarantine", func(t *testing.T) { suiteQuarantine(t, open(t)) })
+	t.Run("StartsDisagree", func(t *testing.T) { suiteStarts(t, open) })
+	t.Run("Hostile", func(t *testing.T) { suiteHostile(t, open(t)) })
+	t.Run("Export", func(t *testing.T) { suiteExport(t, open(t)) })
+	t.Run("ExportWhileStoring", func(t *testing.T) { suiteExportLive(t, open(t)) })
+	t.Run("KPIs", func(t *testing.T) { suiteKPIs(t, open(t)) })
+	t.Run("KPIsByCounting", func(t *testing.T) { suiteKPIsCounted(t, open(t)) })
+	t.Run("TwoWriters", func(t *testing.T) { suiteTwoWriters(t, open(t)) })
 }
 
 func insert(t *testing.T, w Warehouse, entries ...cdr.Entry) {
@@ -75,9 +84,11 @@ func suiteFields(t *testing.T, w Warehouse) {
 		ID: cdr.NewID("c1", "fs1", "strange"), Leg: "strange", Caller: "a\x00b'\"\u20ac\n", Revision: 1<<64 - 1,
 		Start: at(100).Add(999 * time.Nanosecond), // below what a record holds
 	}
-	insert(t, w, entry(r), entry(strange))
+	early := cdr.Record{ID: cdr.NewID("c1", "fs1", "early"), Leg: "early", Kind: cdr.Leg, Source: cdr.SourceAMI, Start: time.Unix(-5, 1000).UTC(), SIPCode: -1 << 40, Q850: 1 << 40}
+	late := cdr.Record{ID: cdr.NewID("c1", "fs1", "late"), Leg: "late", Start: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), Attrs: map[string]string{"": ""}}
+	insert(t, w, entry(r), entry(strange), entry(early), entry(late))
 	strange.Start = at(100)
-	want := []Row{{Record: r, BilledMS: 2000}, {Record: strange}}
+	want := []Row{newRow(early), newRow(r), newRow(strange), newRow(late)}
 	if d := cmp.Diff(want, all(t, w)); d != "" {
 		t.Error(d)
 	}
@@ -103,7 +114,11 @@ func suiteOneRow(t *testing.T, open func(*testing.T) Warehouse) {
 					insert(t, w, entry(reports[0]))
 					insert(t, w, entry(reports[1]))
 				}
-				if d := cmp.Diff([]Row{{Record: full, BilledMS: 2000}}, all(t, w)); d != "" {
+				want := newRow(full)
+				if reports[0].Source != reports[1].Source {
+					want.Sources = []cdr.Source{cdr.SourceESL, cdr.SourceSynthesised}
+				}
+				if d := cmp.Diff([]Row{want}, all(t, w)); d != "" || want.BilledMS != 2000 {
 					t.Error(d)
 				}
 			})

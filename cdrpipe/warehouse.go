@@ -3,11 +3,9 @@ package cdrpipe
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -26,6 +24,15 @@ type Warehouse interface {
 	Quarantine(ctx context.Context, payloads []Undecodable) error
 	// Records returns records in the order of Row.Cursor, at most f.Limit.
 	Records(ctx context.Context, f Filter) ([]Row, error)
+	// Export returns records in the order in which they were stored, at most
+	// e.Limit, and the position behind the last of them. Who goes on from
+	// there gets every record at least once, however late it was stored, and
+	// again, with the same id, when a better report changed it.
+	Export(ctx context.Context, e Export) ([]Row, Position, error)
+	// KPIs returns the counts that q asks for, in the order of time, tenant,
+	// pool and node. The error is bulkhead.Invalid if they are more than
+	// MaxLimit.
+	KPIs(ctx context.Context, q KPIQuery) ([]KPI, error)
 	// Gaps returns gaps that touch the time from since on, those that are
 	// open included, the newest first, at most limit.
 	Gaps(ctx context.Context, since time.Time, limit int) ([]cdr.Gap, error)
@@ -67,7 +74,25 @@ type Filter struct {
 // Row is a record as the warehouse returns it.
 type Row struct {
 	cdr.Record
-	BilledMS int64 `json:"billed_ms"` // Record.Billed in milliseconds, rounded down
+	BilledMS int64        `json:"billed_ms"`         // Record.Billed in milliseconds, rounded down
+	Sources  []cdr.Source `json:"sources,omitempty"` // who reported the leg, sorted
+}
+
+// newRow is the row of a leg that was reported once.
+func newRow(r cdr.Record) Row {
+	row := Row{Record: r, BilledMS: r.Billed().Milliseconds()}
+	if r.Source != "" {
+		row.Sources = []cdr.Source{r.Source}
+	}
+	return row
+}
+
+// mergeRows joins what is known of one leg. It is as commutative, associative
+// and idempotent as cdr.Merge.
+func mergeRows(a, b *Row) Row {
+	m := newRow(cdr.Merge(a.Record, b.Record))
+	m.Sources = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.Sources, b.Sources))))
+	return m
 }
 
 // Time is what rows are ordered and filtered by: the first time known of the
@@ -110,14 +135,8 @@ func ParseCursor(s string) (Cursor, error) {
 	if s == "" {
 		return Cursor{}, nil
 	}
-	i := strings.LastIndexByte(s, '-')
-	if i < 0 {
-		return Cursor{}, fmt.Errorf("cursor %.60q is not one of ours; take it from the answer before: %w", s, bulkhead.Invalid)
-	}
-	us, err := strconv.ParseInt(s[:i], 10, 64)
-	var id cdr.ID
-	n, idErr := hex.Decode(id[:], []byte(s[i+1:][:min(len(s)-i-1, 2*len(id))]))
-	if err != nil || idErr != nil || n != len(id) || len(s)-i-1 != 2*len(id) {
+	us, id, err := parsePlace(s)
+	if err != nil {
 		return Cursor{}, fmt.Errorf("cursor %.60q is not one of ours; take it from the answer before: %w", s, bulkhead.Invalid)
 	}
 	return Cursor{Time: fromMicros(us), ID: id}, nil
@@ -166,6 +185,9 @@ func normal(e cdr.Entry) cdr.Entry {
 		for _, t := range []*time.Time{&r.Start, &r.Ring, &r.Answer, &r.End} {
 			*t = fromMicros(micros(*t))
 		}
+		if len(r.Attrs) == 0 {
+			r.Attrs = nil
+		}
 		out.Record = &r
 	}
 	if e.Gap != nil {
@@ -193,32 +215,32 @@ func fromMicros(us int64) time.Time {
 }
 
 // merged joins the entries of a batch, so that each id is written once.
-func merged(entries []cdr.Entry) ([]cdr.Record, []cdr.Gap) {
-	records, gaps := map[cdr.ID]cdr.Record{}, map[string]cdr.Gap{}
+func merged(entries []cdr.Entry) ([]Row, []cdr.Gap) {
+	rows := map[cdr.ID]Row{}
 	for _, e := range entries {
-		e = normal(e)
-		if r := e.Record; r != nil {
-			if old, ok := records[r.ID]; ok {
-				*r = cdr.Merge(old, *r)
-			}
-			records[r.ID] = *r
+		if e = normal(e); e.Record == nil {
+			continue
 		}
-		if g := e.Gap; g != nil {
-			if old, ok := gaps[g.ID]; ok {
-				*g = MergeGap(old, *g)
-			}
-			gaps[g.ID] = *g
+		r := newRow(*e.Record)
+		if old, ok := rows[r.ID]; ok {
+			r = mergeRows(&old, &r)
 		}
+		rows[r.ID] = r
 	}
-	rs := make([]cdr.Record, 0, len(records))
-	for _, r := range records {
-		rs = append(rs, r)
+	return slices.SortedFunc(maps.Values(rows), func(a, b Row) int { return slices.Compare(a.ID[:], b.ID[:]) }), mergedGaps(entries)
+}
+
+func mergedGaps(entries []cdr.Entry) []cdr.Gap {
+	gaps := map[string]cdr.Gap{}
+	for _, e := range entries {
+		if e.Gap == nil {
+			continue
+		}
+		g := *normal(cdr.Entry{Gap: e.Gap}).Gap
+		if old, ok := gaps[g.ID]; ok {
+			g = MergeGap(old, g)
+		}
+		gaps[g.ID] = g
 	}
-	slices.SortFunc(rs, func(a, b cdr.Record) int { return slices.Compare(a.ID[:], b.ID[:]) })
-	gs := make([]cdr.Gap, 0, len(gaps))
-	for _, g := range gaps {
-		gs = append(gs, g)
-	}
-	slices.SortFunc(gs, func(a, b cdr.Gap) int { return cmp.Compare(a.ID, b.ID) })
-	return rs, gs
+	return slices.SortedFunc(maps.Values(gaps), func(a, b cdr.Gap) int { return cmp.Compare(a.ID, b.ID) })
 }
