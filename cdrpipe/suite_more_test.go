@@ -44,42 +44,37 @@ func suiteStarts(t *testing.T, open func(*testing.T) Warehouse) {
 			want = mergeRows(&want, &next)
 		}
 		w := open(t)
-		other := 0
+		// Each order is another leg, so that one warehouse does for all: step
+		// by step, the next report of every leg is stored, and all again.
+		steps := make([][]cdr.Entry, len(reports))
+		byID := map[cdr.ID]Row{}
+		orders := 0
 		for order := range permutations(len(reports)) {
-			other++
-			// Each order is another leg, so that one warehouse does for all.
-			id := cdr.NewID("c1", "fs1", fmt.Sprint(name, other))
+			orders++
 			leg := want
-			leg.ID = id
-			var entries []cdr.Entry
-			for _, i := range order {
+			leg.ID = cdr.NewID("c1", "fs1", fmt.Sprint(name, orders))
+			byID[leg.ID] = leg
+			for step, i := range order {
 				r := reports[i]
-				r.ID = id
-				entries = append(entries, entry(r))
-			}
-			if other%2 == 0 {
-				insert(t, w, entries[0])
-				entries = entries[1:]
-			}
-			for _, e := range entries {
-				insert(t, w, e)
-			}
-			insert(t, w, entries[0]) // again
-			var got []Row
-			for _, r := range all(t, w) {
-				if r.ID == id {
-					got = append(got, r)
-				}
-			}
-			if d := cmp.Diff([]Row{leg}, got); d != "" {
-				t.Errorf("%s in order %v: %s", name, order, d)
+				r.ID = leg.ID
+				steps[step] = append(steps[step], entry(r))
 			}
 		}
-		if c, err := w.Counts(t.Context()); err != nil || c.Records != int64(other) {
-			t.Errorf("%s: %d records, %v, want %d", name, c.Records, err, other)
+		for _, batch := range append(steps, slices.Concat(steps...)) {
+			insert(t, w, batch...)
 		}
-		if since, err := w.Records(t.Context(), Filter{Since: want.Time(), Limit: 100}); err != nil || len(since) != other {
-			t.Errorf("%s: %d records since their own time, %v, want %d", name, len(since), err, other)
+		got := map[cdr.ID]Row{}
+		for _, r := range all(t, w) {
+			got[r.ID] = r
+		}
+		if d := cmp.Diff(byID, got); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+		if c, err := w.Counts(t.Context()); err != nil || c.Records != int64(orders) {
+			t.Errorf("%s: %d records, %v, want %d", name, c.Records, err, orders)
+		}
+		if since, err := w.Records(t.Context(), Filter{Since: want.Time(), Limit: 100}); err != nil || len(since) != orders {
+			t.Errorf("%s: %d records since their own time, %v, want %d", name, len(since), err, orders)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package testenv
 import (
 	"bytes"
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -63,10 +64,10 @@ func ClickHouse(t testing.TB) *ClickHouseServer {
 	return s
 }
 
-// ClickHouseOptions of a server; the zero value is a server whose user
-// "default" has no password.
+// ClickHouseOptions of a server. Its user "default" has no password, which the
+// host itself needs.
 type ClickHouseOptions struct {
-	Password string // of the user "default"
+	User, Password string // another user; empty: none
 }
 
 // ClickHouseServer is a ClickHouse server in a process of its own.
@@ -94,8 +95,8 @@ func StartClickHouse(ctx context.Context, dir string, o ClickHouseOptions) (*Cli
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("start clickhouse: %w", err)
 	}
-	if o.Password != "" {
-		if s.config, err = writeClickHouseConfig(dir, o.Password); err != nil {
+	if o.User != "" {
+		if s.config, err = writeClickHouseConfig(dir, o); err != nil {
 			return nil, fmt.Errorf("start clickhouse: %w", err)
 		}
 	}
@@ -118,11 +119,18 @@ func StartClickHouse(ctx context.Context, dir string, o ClickHouseOptions) (*Cli
 	return nil, err
 }
 
-func writeClickHouseConfig(dir, password string) (string, error) {
+func writeClickHouseConfig(dir string, o ClickHouseOptions) (string, error) {
+	var password bytes.Buffer
+	if err := xml.EscapeText(&password, []byte(o.Password)); err != nil {
+		return "", err
+	}
+	user := func(name, password string) string {
+		return fmt.Sprintf("<%s><password>%s</password><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota></%[1]s>", name, password)
+	}
 	users, config := filepath.Join(dir, "users.xml"), filepath.Join(dir, "config.xml")
 	err := errors.Join(
-		os.WriteFile(users, fmt.Appendf(nil, "<clickhouse><users><default><password>%s</password><networks><ip>::/0</ip></networks>"+
-			"<profile>default</profile><quota>default</quota></default></users><profiles><default/></profiles><quotas><default/></quotas></clickhouse>", password), 0o600),
+		os.WriteFile(users, fmt.Appendf(nil, "<clickhouse><users>%s%s</users><profiles><default/></profiles><quotas><default/></quotas></clickhouse>",
+			user("default", ""), user(o.User, password.String())), 0o600),
 		os.WriteFile(config, fmt.Appendf(nil, "<clickhouse><users_config>%s</users_config></clickhouse>", users), 0o600))
 	return config, err
 }
