@@ -63,12 +63,13 @@ func cellOf(s bulkhead.State, want bulkhead.CellID) (bulkhead.CellID, error) {
 }
 
 type cdrpipeCmd struct {
-	serviceFlags `embed:""`
+	serviceFlags   `embed:""`
+	warehouseFlags `embed:""`
 }
 
 func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
 	return c.serve(ctx, a, "127.0.0.1:8083", func(p *parts, g *group) error {
-		_, err := startCdrpipe(p, g)
+		_, err := startCdrpipe(p, g, &c.warehouseFlags)
 		return err
 	})
 }

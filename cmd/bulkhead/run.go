@@ -19,7 +19,8 @@ import (
 )
 
 type runCmd struct {
-	serviceFlags `embed:""`
+	serviceFlags   `embed:""`
+	warehouseFlags `embed:""`
 
 	Listen    string        `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
 	Events    string        `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
@@ -93,7 +94,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	store, err := startCdrpipe(p, g)
+	store, err := startCdrpipe(p, g, &c.warehouseFlags)
 	if err != nil {
 		return err
 	}
