@@ -58,17 +58,16 @@ func (l *leg) add(r *report) { l.reports[r.hash] = r }
 
 // merged is the row that all reports make, and its day.
 func (l *leg) merged() (Row, day) {
-	var row Row
-	first := true
+	var m *cdr.Record
 	for _, r := range l.reports {
-		next := newRow(r.record)
-		if first {
-			row, first = next, false
-		} else {
-			row = mergeRows(&row, &next)
+		if m == nil {
+			m = &r.record
+			continue
 		}
+		next := cdr.Merge(*m, r.record)
+		m = &next
 	}
-	return row, dayOf(row.Start)
+	return newRow(*m), dayOf(m.Start)
 }
 
 // Insert implements Warehouse. An insert that fails half way leaves reports,
@@ -116,7 +115,7 @@ func newReport(e cdr.Entry) (*report, error) {
 		return nil, fmt.Errorf("encode record %s: %w", e.Record.ID, err)
 	}
 	sum := sha256.Sum256(b) // of the id too
-	return &report{day: dayOf(e.Record.Start), hash: string(sum[:16]), record: *e.Record, json: b}, nil
+	return &report{day: dayOf(e.Record.Start), hash: string(sum[:16]), record: *e.Record, json: b, raw: e.Raw}, nil
 }
 
 // putReports stores the reports of a batch. That some of them are there
@@ -342,7 +341,7 @@ func (l *leg) rows(have []present) []versioned {
 	return out
 }
 
-const clickHouseColumns = `schema, kind, source, sources, cell, node, sbc, pool, tenant, revision, leg, call, sip_call_id,
+const clickHouseColumns = `schema, kind, source, sources, prov, cell, node, sbc, pool, tenant, revision, leg, call, sip_call_id,
 	direction, caller, callee, start_us, ring_us, answer_us, end_us, billed_ms, sip_code, q850, cause, codec, hangup_by,
 	rtp_in, rtp_out, rtp_lost, jitter_ms, mos, clock_offset_ns, attrs, gap`
 
@@ -350,9 +349,9 @@ const clickHouseInsertColumns = "day, id, reports, gone, time_us, " + clickHouse
 
 func (v *versioned) args() []any {
 	r := v.Row
-	sources := make([]string, len(r.Sources))
-	for i, s := range r.Sources {
-		sources[i] = string(s)
+	var sources []string
+	for _, s := range r.Reporters() {
+		sources = append(sources, string(s))
 	}
 	attrs := r.Attrs
 	if attrs == nil {
@@ -360,7 +359,7 @@ func (v *versioned) args() []any {
 	}
 	return []any{
 		uint16Date(v.day), r.ID[:], v.reports, v.gone, micros(r.Time()),
-		int64(r.Schema), string(r.Kind), string(r.Source), sources, string(r.Cell), string(r.Node), string(r.SBC),
+		int64(r.Schema), string(r.Kind), string(r.Source), sources, provTexts(&r.Record), string(r.Cell), string(r.Node), string(r.SBC),
 		string(r.Pool), string(r.Tenant), uint64(r.Revision), r.Leg, r.Call, r.SIPCallID,
 		string(r.Direction), r.Caller, r.Callee, nullMicros(r.Start), nullMicros(r.Ring), nullMicros(r.Answer), nullMicros(r.End), r.BilledMS,
 		int64(r.SIPCode), int64(r.Q850), r.Cause, r.Codec, r.HangupBy,

@@ -129,7 +129,7 @@ func (c *ClickHouseConfig) retention() []string {
 	}
 	raw := fmt.Sprintf("ALTER TABLE %s.report %s MODIFY COLUMN raw REMOVE TTL", c.Database, c.on())
 	if c.Raw > 0 {
-		raw = fmt.Sprintf("ALTER TABLE %s.report %s MODIFY COLUMN raw String CODEC(ZSTD(3)) TTL if(day = toDate(0), toDate(stored), day) + INTERVAL %d DAY",
+		raw = fmt.Sprintf("ALTER TABLE %s.report %s MODIFY COLUMN raw String CODEC(NONE) TTL stored + INTERVAL %d DAY",
 			c.Database, c.on(), days(c.Raw))
 	}
 	return []string{row("cdr", "toDate(fromUnixTimestamp64Micro(seq))"), row("report", "toDate(stored)"), raw}

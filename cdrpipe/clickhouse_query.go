@@ -107,9 +107,10 @@ func scanClickHouse(scan func(...any) error) (Row, int64, error) {
 		offset                   int64
 		revision                 uint64
 		sources                  []string
+		prov                     map[string]string
 		start, ring, answer, end *int64
 	)
-	err := scan(&id, &seq, &schema, &texts[0], &texts[1], &sources, &texts[2], &texts[3], &texts[4], &texts[5], &texts[6], &revision, &r.Leg, &r.Call, &r.SIPCallID,
+	err := scan(&id, &seq, &schema, &texts[0], &texts[1], &sources, &prov, &texts[2], &texts[3], &texts[4], &texts[5], &texts[6], &revision, &r.Leg, &r.Call, &r.SIPCallID,
 		&texts[7], &r.Caller, &r.Callee, &start, &ring, &answer, &end, &r.BilledMS, &code, &q850, &r.Cause, &r.Codec, &r.HangupBy,
 		&r.RTPIn, &r.RTPOut, &r.RTPLost, &r.JitterMS, &r.MOS, &offset, &r.Attrs, &r.Gap)
 	if err != nil {
@@ -121,8 +122,10 @@ func scanClickHouse(scan func(...any) error) (Row, int64, error) {
 	r.Cell, r.Node, r.SBC = bulkhead.CellID(texts[2]), bulkhead.NodeID(texts[3]), bulkhead.SBCID(texts[4])
 	r.Pool, r.Tenant, r.Direction = bulkhead.PoolID(texts[5]), bulkhead.TenantID(texts[6]), cdr.Direction(texts[7])
 	r.Revision = bulkhead.RevisionNumber(revision)
-	for _, s := range sources {
-		r.Sources = append(r.Sources, cdr.Source(s))
+	if r.Prov = provOf(prov); len(sources) > 1 {
+		for _, s := range sources {
+			r.Sources = append(r.Sources, cdr.Source(s))
+		}
 	}
 	for to, us := range map[*time.Time]*int64{&r.Start: start, &r.Ring: ring, &r.Answer: answer, &r.End: end} {
 		if us != nil {
@@ -171,6 +174,22 @@ func (c *ClickHouse) Export(ctx context.Context, e Export) ([]Row, Position, err
 		return nil, e.After, fmt.Errorf("export call records: %w", err)
 	}
 	return out, next, nil
+}
+
+// Raw implements Warehouse.
+func (c *ClickHouse) Raw(ctx context.Context, id cdr.ID) ([][]byte, error) {
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT raw FROM %s FINAL WHERE id = toFixedString(unhex('%s'), 16) AND raw != '' ORDER BY stored, hash", c.table("report"), id))
+	if err != nil {
+		return nil, fmt.Errorf("read raw events: %w", err)
+	}
+	out, err := collectDriver(rows, func(scan func(...any) error) (b []byte, err error) {
+		err = scan(&b)
+		return b, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read raw events: %w", err)
+	}
+	return out, nil
 }
 
 // Gaps implements Warehouse.

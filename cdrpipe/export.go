@@ -171,7 +171,7 @@ func (c *csvRows) Write(rows []Row) error {
 
 func csvLine(r *Row) []string {
 	return []string{
-		r.ID.String(), cell(r.Kind), cell(r.Source), cell(joinSources(r.Sources)), cell(r.Cell), cell(r.Node), cell(r.SBC), cell(r.Pool), cell(r.Tenant),
+		r.ID.String(), cell(r.Kind), cell(r.Source), cell(joinSources(r.Reporters())), cell(r.Cell), cell(r.Node), cell(r.SBC), cell(r.Pool), cell(r.Tenant),
 		strconv.FormatUint(uint64(r.Revision), 10), cell(r.Leg), cell(r.Call), cell(r.SIPCallID),
 		cell(r.Direction), cell(r.Caller), cell(r.Callee), csvTime(r.Start), csvTime(r.Ring), csvTime(r.Answer), csvTime(r.End),
 		strconv.FormatInt(r.BilledMS, 10), strconv.Itoa(r.SIPCode), strconv.Itoa(r.Q850), cell(r.Cause), cell(r.Codec), cell(r.HangupBy),

@@ -93,26 +93,35 @@ func (s *SQLite) Close() error {
 }
 
 // columns of the table cdr in the order of args and scan, without id.
-const columns = `time_us, schema, kind, source, sources, cell, node, sbc, pool, tenant, revision, leg, call, sip_call_id,
+const columns = `time_us, schema, kind, source, sources, prov, cell, node, sbc, pool, tenant, revision, leg, call, sip_call_id,
 	direction, caller, callee, start_us, ring_us, answer_us, end_us, billed_ms, sip_code, q850, cause, codec, hangup_by,
 	rtp_in, rtp_out, rtp_lost, jitter_ms, mos, clock_offset_ns, attrs, gap, seq`
 
 func args(r *Row, seq int64) ([]any, error) {
-	attrs := ""
-	if len(r.Attrs) > 0 {
-		b, err := json.Marshal(r.Attrs)
-		if err != nil {
-			return nil, err
-		}
-		attrs = string(b)
+	attrs, err := texts(r.Attrs)
+	if err != nil {
+		return nil, err
+	}
+	prov, err := texts(provTexts(&r.Record))
+	if err != nil {
+		return nil, err
 	}
 	return []any{
-		r.ID.String(), micros(r.Time()), r.Schema, string(r.Kind), string(r.Source), joinSources(r.Sources), string(r.Cell), string(r.Node), string(r.SBC),
+		r.ID.String(), micros(r.Time()), r.Schema, string(r.Kind), string(r.Source), joinSources(r.Sources), prov, string(r.Cell), string(r.Node), string(r.SBC),
 		string(r.Pool), string(r.Tenant), int64(r.Revision), r.Leg, r.Call, r.SIPCallID,
 		string(r.Direction), r.Caller, r.Callee, null(r.Start), null(r.Ring), null(r.Answer), null(r.End), r.BilledMS,
 		r.SIPCode, r.Q850, r.Cause, r.Codec, r.HangupBy,
 		r.RTPIn, r.RTPOut, r.RTPLost, r.JitterMS, r.MOS, int64(r.ClockOffset), attrs, r.Gap, seq,
 	}, nil
+}
+
+// texts is a map as a column's value; empty if there is nothing in it.
+func texts(m map[string]string) (string, error) {
+	if len(m) == 0 {
+		return "", nil
+	}
+	b, err := json.Marshal(m)
+	return string(b), err
 }
 
 func joinSources(sources []cdr.Source) string {
@@ -148,11 +157,12 @@ func scan(scan func(...any) error) (Row, error) {
 func scanSeq(scan func(...any) error) (Row, int64, error) {
 	var (
 		r                        Row
-		id, sources, attrs       string
+		id, sources, prov, attrs string
+		provs                    map[string]string
 		timeUS, revision, seq    int64
 		start, ring, answer, end sql.NullInt64
 	)
-	err := scan(&id, &timeUS, &r.Schema, &r.Kind, &r.Source, &sources, &r.Cell, &r.Node, &r.SBC,
+	err := scan(&id, &timeUS, &r.Schema, &r.Kind, &r.Source, &sources, &prov, &r.Cell, &r.Node, &r.SBC,
 		&r.Pool, &r.Tenant, &revision, &r.Leg, &r.Call, &r.SIPCallID,
 		&r.Direction, &r.Caller, &r.Callee, &start, &ring, &answer, &end, &r.BilledMS,
 		&r.SIPCode, &r.Q850, &r.Cause, &r.Codec, &r.HangupBy,
@@ -160,10 +170,13 @@ func scanSeq(scan func(...any) error) (Row, int64, error) {
 	if err == nil && attrs != "" {
 		err = json.Unmarshal([]byte(attrs), &r.Attrs)
 	}
+	if err == nil && prov != "" {
+		err = json.Unmarshal([]byte(prov), &provs)
+	}
 	if err != nil {
 		return Row{}, 0, err
 	}
-	r.Sources = splitSources(sources)
+	r.Sources, r.Prov = splitSources(sources), provOf(provs)
 	r.Revision = bulkhead.RevisionNumber(revision)
 	r.Start, r.Ring = fromMicros(start.Int64), fromMicros(ring.Int64)
 	r.Answer, r.End = fromMicros(answer.Int64), fromMicros(end.Int64)
@@ -175,6 +188,9 @@ func (s *SQLite) Insert(ctx context.Context, entries []cdr.Entry) error {
 	records, gaps := merged(entries)
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		if err := putRecords(ctx, tx, records); err != nil {
+			return err
+		}
+		if err := putRaw(ctx, tx, entries); err != nil {
 			return err
 		}
 		return putGaps(ctx, tx, gaps)
@@ -225,7 +241,7 @@ func putRecords(ctx context.Context, tx *sql.Tx, rows []Row) (err error) {
 			return err
 		}
 		if err == nil {
-			if *r = mergeRows(&old, r); reflect.DeepEqual(old, *r) {
+			if *r = newRow(cdr.Merge(old.Record, r.Record)); reflect.DeepEqual(old, *r) {
 				continue
 			}
 			sums.add(&old.Record, -1)

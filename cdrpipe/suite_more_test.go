@@ -40,8 +40,7 @@ func suiteStarts(t *testing.T, open func(*testing.T) Warehouse) {
 	} {
 		want := newRow(reports[0])
 		for _, r := range reports[1:] {
-			next := newRow(r)
-			want = mergeRows(&want, &next)
+			want = newRow(cdr.Merge(want.Record, r))
 		}
 		w := open(t)
 		// Each order is another leg, so that one warehouse does for all: step
@@ -426,10 +425,30 @@ func suiteTwoWriters(t *testing.T, w Warehouse) {
 		t.Fatalf("%d rows, want %d", len(rows), legs)
 	}
 	for i, r := range rows {
-		want := newRow(fullRecord(i))
-		want.Sources = []cdr.Source{cdr.SourceESL, cdr.SourceHTTP, cdr.SourceSynthesised}
+		http := fullRecord(i)
+		http.Source = cdr.SourceHTTP
+		want := newRow(cdr.Merge(cdr.Merge(fullRecord(i), http), synthesised(fullRecord(i))))
 		if d := cmp.Diff(want, r); d != "" {
 			t.Error(d)
 		}
+	}
+}
+
+// suiteRaw keeps the switch's own words beside the record.
+func suiteRaw(t *testing.T, w Warehouse) {
+	first, second := entry(fullRecord(1)), entry(fullRecord(1))
+	first.Raw = []byte("\x1f\x8b\x00'\xff")
+	second.Record.Source, second.Raw = cdr.SourceHTTP, []byte("second")
+	for range 2 {
+		insert(t, w, first)
+		insert(t, w, second, entry(fullRecord(2)))
+	}
+	got, err := w.Raw(t.Context(), first.Record.ID)
+	slices.SortFunc(got, slices.Compare)
+	if err != nil || len(got) != 2 || string(got[0]) != string(first.Raw) || string(got[1]) != "second" {
+		t.Errorf("raw events %q, %v", got, err)
+	}
+	if got, err := w.Raw(t.Context(), fullRecord(2).ID); err != nil || len(got) != 0 {
+		t.Errorf("of a record without: %q, %v", got, err)
 	}
 }

@@ -57,6 +57,7 @@ func testWarehouse(t *testing.T, open func(t *testing.T) Warehouse) {
 	t.Run("Hostile", func(t *testing.T) { suiteHostile(t, open(t)) })
 	t.Run("Export", func(t *testing.T) { suiteExport(t, open(t)) })
 	t.Run("ExportWhileStoring", func(t *testing.T) { suiteExportLive(t, open(t)) })
+	t.Run("Raw", func(t *testing.T) { suiteRaw(t, open(t)) })
 	t.Run("KPIs", func(t *testing.T) { suiteKPIs(t, open(t)) })
 	t.Run("KPIsByCounting", func(t *testing.T) { suiteKPIsCounted(t, open(t)) })
 	t.Run("TwoWriters", func(t *testing.T) { suiteTwoWriters(t, open(t)) })
@@ -114,10 +115,7 @@ func suiteOneRow(t *testing.T, open func(*testing.T) Warehouse) {
 					insert(t, w, entry(reports[0]))
 					insert(t, w, entry(reports[1]))
 				}
-				want := newRow(full)
-				if reports[0].Source != reports[1].Source {
-					want.Sources = []cdr.Source{cdr.SourceESL, cdr.SourceSynthesised}
-				}
+				want := newRow(cdr.Merge(reports[0], reports[1]))
 				if d := cmp.Diff([]Row{want}, all(t, w)); d != "" || want.BilledMS != 2000 {
 					t.Error(d)
 				}

@@ -33,6 +33,9 @@ type Warehouse interface {
 	// pool and node. The error is bulkhead.Invalid if they are more than
 	// MaxLimit.
 	KPIs(ctx context.Context, q KPIQuery) ([]KPI, error)
+	// Raw returns the raw events of a record that are still kept, as Entry.Raw
+	// had them, the oldest first.
+	Raw(ctx context.Context, id cdr.ID) ([][]byte, error)
 	// Gaps returns gaps that touch the time from since on, those that are
 	// open included, the newest first, at most limit.
 	Gaps(ctx context.Context, since time.Time, limit int) ([]cdr.Gap, error)
@@ -74,26 +77,10 @@ type Filter struct {
 // Row is a record as the warehouse returns it.
 type Row struct {
 	cdr.Record
-	BilledMS int64        `json:"billed_ms"`         // Record.Billed in milliseconds, rounded down
-	Sources  []cdr.Source `json:"sources,omitempty"` // who reported the leg, sorted
+	BilledMS int64 `json:"billed_ms"` // Record.Billed in milliseconds, rounded down
 }
 
-// newRow is the row of a leg that was reported once.
-func newRow(r cdr.Record) Row {
-	row := Row{Record: r, BilledMS: r.Billed().Milliseconds()}
-	if r.Source != "" {
-		row.Sources = []cdr.Source{r.Source}
-	}
-	return row
-}
-
-// mergeRows joins what is known of one leg. It is as commutative, associative
-// and idempotent as cdr.Merge.
-func mergeRows(a, b *Row) Row {
-	m := newRow(cdr.Merge(a.Record, b.Record))
-	m.Sources = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.Sources, b.Sources))))
-	return m
-}
+func newRow(r cdr.Record) Row { return Row{Record: r, BilledMS: r.Billed().Milliseconds()} }
 
 // Time is what rows are ordered and filtered by: the first time known of the
 // leg, that is its start but for a leg that a bridge first saw while it ran.
@@ -177,18 +164,15 @@ func MergeGap(a, b cdr.Gap) cdr.Gap {
 }
 
 // normal brings an entry to the form in which it is stored and compared:
-// times in UTC, cut to microseconds.
+// times in UTC, cut to microseconds, and everything as a merge leaves it.
 func normal(e cdr.Entry) cdr.Entry {
 	var out cdr.Entry
 	if e.Record != nil {
-		r := *e.Record
+		r := cdr.Merge(*e.Record, *e.Record)
 		for _, t := range []*time.Time{&r.Start, &r.Ring, &r.Answer, &r.End} {
 			*t = fromMicros(micros(*t))
 		}
-		if len(r.Attrs) == 0 {
-			r.Attrs = nil
-		}
-		out.Record = &r
+		out.Record, out.Raw = &r, e.Raw
 	}
 	if e.Gap != nil {
 		g := *e.Gap
@@ -216,18 +200,45 @@ func fromMicros(us int64) time.Time {
 
 // merged joins the entries of a batch, so that each id is written once.
 func merged(entries []cdr.Entry) ([]Row, []cdr.Gap) {
-	rows := map[cdr.ID]Row{}
+	records := map[cdr.ID]cdr.Record{}
 	for _, e := range entries {
 		if e = normal(e); e.Record == nil {
 			continue
 		}
-		r := newRow(*e.Record)
-		if old, ok := rows[r.ID]; ok {
-			r = mergeRows(&old, &r)
+		r := *e.Record
+		if old, ok := records[r.ID]; ok {
+			r = cdr.Merge(old, r)
 		}
-		rows[r.ID] = r
+		records[r.ID] = r
 	}
-	return slices.SortedFunc(maps.Values(rows), func(a, b Row) int { return slices.Compare(a.ID[:], b.ID[:]) }), mergedGaps(entries)
+	rows := make([]Row, 0, len(records))
+	for _, r := range records {
+		rows = append(rows, newRow(r))
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	return rows, mergedGaps(entries)
+}
+
+// provTexts is Record.Prov for a store, and provOf back.
+func provTexts(r *cdr.Record) map[string]string {
+	texts := make(map[string]string, len(r.Prov))
+	for source, fields := range r.Prov {
+		texts[string(source)] = fields.String()
+	}
+	return texts
+}
+
+func provOf(texts map[string]string) map[cdr.Source]cdr.Fields {
+	if len(texts) == 0 {
+		return nil
+	}
+	prov := make(map[cdr.Source]cdr.Fields, len(texts))
+	for source, text := range texts {
+		var f cdr.Fields
+		_ = f.UnmarshalText([]byte(text)) // it never fails
+		prov[cdr.Source(source)] = f
+	}
+	return prov
 }
 
 func mergedGaps(entries []cdr.Entry) []cdr.Gap {

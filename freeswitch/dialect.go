@@ -239,9 +239,6 @@ func isDigits(s string) bool {
 	return s != "" && len(s) <= 20
 }
 
-// isPhrase tells a few words.
-func isPhrase(s string) bool { return only(s, 64, " -_.") }
-
 // hostPort renders host:port for a SIP URI; false if the host is neither an
 // address nor a name.
 func hostPort(host string, port uint16) (string, bool) {

@@ -46,6 +46,12 @@ type Params struct {
 	// Events is the host:port of the event bridge that takes POST
 	// /kamailio/events; empty: nothing is reported.
 	Events string
+	// EventsUser and EventsToken are what the SBC shows the event bridge as
+	// HTTP Basic credentials: a name of letters, digits and . _ -, and 16 to 200
+	// letters, digits and _ - . Both or none. They stand in local.cfg, which only
+	// the user that Kamailio runs as can read.
+	EventsUser  string
+	EventsToken string `json:"-"`
 	// Workers is the number of processes that read SIP, 1 to 64; 0: 4.
 	Workers int
 	// NodeTimeout is how long a node may say nothing at all to an INVITE
@@ -71,7 +77,11 @@ func (p Params) withDefaults() Params {
 
 var (
 	idForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	hostForm = regexp.MustCompile(`^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$`)
+	userForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	// tokenForm leaves out what would end the password within a URL, or a
+	// #!substdef.
+	tokenForm = regexp.MustCompile(`^[A-Za-z0-9_-]{16,200}$`)
+	hostForm  = regexp.MustCompile(`^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$`)
 	// pathForm leaves out what would mean something in kamailio.cfg.
 	pathForm = regexp.MustCompile(`^/[A-Za-z0-9._/+=@-]*$`)
 )
@@ -99,6 +109,7 @@ func (p Params) Validate() error {
 	if p.Events != "" && !hostForm.MatchString(p.Events) {
 		errs = append(errs, invalid("events", "%q is not host:port of the event bridge", p.Events))
 	}
+	errs = append(errs, p.validateCredentials()...)
 	if p.Workers < 1 || p.Workers > 64 {
 		errs = append(errs, invalid("workers", "%d is not within 1 to 64", p.Workers))
 	}
@@ -109,6 +120,23 @@ func (p Params) Validate() error {
 		errs = append(errs, invalid("ping_interval", "%s is not whole seconds within 1s to 1h", p.PingInterval))
 	}
 	return errors.Join(errs...)
+}
+
+func (p Params) validateCredentials() []error {
+	if p.EventsUser == "" && p.EventsToken == "" {
+		return nil
+	}
+	var errs []error
+	if p.Events == "" {
+		errs = append(errs, invalid("events", "is empty, but there are credentials for it"))
+	}
+	if !userForm.MatchString(p.EventsUser) {
+		errs = append(errs, invalid("events_user", "%q is not 1 to 64 letters, digits and . _ -", p.EventsUser))
+	}
+	if !tokenForm.MatchString(p.EventsToken) { // not its text: it is a secret
+		errs = append(errs, invalid("events_token", "is not 16 to 200 letters, digits and _ -"))
+	}
+	return errs
 }
 
 // Conf returns the shipped kamailio.cfg.
@@ -143,7 +171,11 @@ func (p Params) Local(dir string) ([]byte, error) {
 	subst("BULKHEAD_LOCATION", filepath.Join(dir, LocationFile))
 	subst("BULKHEAD_DISPATCHER_LIST", filepath.Join(dir, ListFile))
 	if p.Events != "" {
-		subst("BULKHEAD_EVENTS", p.Events)
+		at := p.Events
+		if p.EventsUser != "" {
+			at = p.EventsUser + ":" + p.EventsToken + "@" + at
+		}
+		subst("BULKHEAD_EVENTS", at)
 	}
 	return []byte(b.String()), nil
 }

@@ -28,6 +28,8 @@
 //     callers: drain it first.
 //   - A node is known by the ip:port it sends from. Who can forge UDP sources
 //     inside the cell's network can speak as a node: filter at its edge.
+//   - A registration is on disk before it is answered, one at a time: their
+//     rate is that of the disk's fsync.
 //   - At most five nodes of a pool and five of its backup are tried a call.
 //   - 10,000 events wait in shared memory for the event bridge; beyond that,
 //     and when Kamailio ends, they are lost. stats.fetch script: counts them.

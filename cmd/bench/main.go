@@ -65,6 +65,8 @@ type benchmark struct {
 var all = []benchmark{
 	{"route_decide", routeDecide},
 	{"xml_dialplan", xmlDialplan},
+	{"esl_decode", eslDecode},
+	{"ack", ack},
 }
 
 func main() {

@@ -122,24 +122,28 @@ func startCell(t *testing.T, tenants int) *testCell {
 }
 
 // phones registers user 101 of every tenant through Kamailio; each answers
-// and talks until the other side hangs up.
-func (c *testCell) phones() (*siptest.Phones, []*siptest.Phone) {
+// and talks until the other side hangs up. What each call's phone counted of
+// RTP goes to heard, which may be nil.
+func (c *testCell) phones(heard chan<- siptest.Stats) {
 	c.t.Helper()
 	group, err := siptest.NewPhones(siptest.PhonesConfig{Proxy: c.sip})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { group.Close() })
-	var all []*siptest.Phone
+	onCall := func(call *siptest.Call) {
+		<-call.Done()
+		if heard != nil {
+			heard <- call.Stats()
+		}
+	}
 	for i := range c.tenants {
-		p, err := group.Add(siptest.PhoneConfig{User: "101", Domain: domainOf(i), Password: testPassword})
+		p, err := group.Add(siptest.PhoneConfig{User: "101", Domain: domainOf(i), Password: testPassword, OnCall: onCall})
 		if err != nil {
 			c.t.Fatal(err)
 		}
 		if err := p.Register(c.t.Context()); err != nil {
 			c.t.Fatalf("register 101@%s: %v", domainOf(i), err)
 		}
-		all = append(all, p)
 	}
-	return group, all
 }

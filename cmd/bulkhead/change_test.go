@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead/cdr"
+	"github.com/bulkhead-voip/bulkhead/siptest"
 )
 
 // TestTenantAddedWhileCallsRun: a tenant that "bulkhead apply" adds takes
 // calls soon after, on the same Kamailio process, and no call of the others fails.
 func TestTenantAddedWhileCallsRun(t *testing.T) {
 	c := startCell(t, 4)
-	c.phones()
+	c.phones(nil)
 	tr := c.newTraffic(4, 500*time.Millisecond)
 	tr.start(20)
 	c.waitAnswered(tr, 20)
@@ -52,7 +53,7 @@ func TestTenantAddedWhileCallsRun(t *testing.T) {
 // TestRefusals: what belongs to nobody is refused, and the store says why.
 func TestRefusals(t *testing.T) {
 	c := startCell(t, 2)
-	c.phones()
+	c.phones(nil)
 	listed, unlisted := c.carrier(sourceOf(0)), c.carrier("127.30.0.1")
 	for _, x := range []struct {
 		name, target, reason string
@@ -93,7 +94,7 @@ func TestRefusals(t *testing.T) {
 // within the same INVITE, and the store says so.
 func TestDeadNode(t *testing.T) {
 	c := startCell(t, 4)
-	c.phones()
+	c.phones(nil)
 	from := c.carrier(sourceOf(1)) // a tenant of the pool that fs3 and fs4 share by weight
 	c.media["fs3"].kill()
 	for i := range 8 {
@@ -117,4 +118,36 @@ func TestDeadNode(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestPhoneInsideSourceNetwork: a phone in a listed network, beside the
+// tenant's trunk, proves to be a user and may dial out; the trunk itself may not.
+func TestPhoneInsideSourceNetwork(t *testing.T) {
+	c := startCell(t, 1)
+	carrier, err := siptest.NewPhone(siptest.PhonesConfig{Listen: c.trunk}, siptest.PhoneConfig{User: "*", Domain: "carrier.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { carrier.Close() })
+	listen := siptest.PhonesConfig{Listen: "127.20.0.7:0", Proxy: c.sip}
+	phone, err := siptest.NewPhone(listen, siptest.PhoneConfig{User: "102", Domain: domainOf(0), Password: testPassword})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { phone.Close() })
+	const outside = "4930123456"
+	if p := place(phone, 0, outside, "by-a-user", 100*time.Millisecond); p.err != nil {
+		t.Errorf("a user's call to the trunk: %v", p.err)
+	}
+	if p := place(c.carrier("127.20.0.8"), 0, outside+"@"+domainOf(0), "by-the-trunk", 0); p.status != http.StatusNotFound {
+		t.Errorf("a trunk's call to a trunk got %d (%v), want 404", p.status, p.err)
+	}
+	wrong, err := siptest.NewPhone(listen, siptest.PhoneConfig{User: "101", Domain: domainOf(0), Password: "guess"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { wrong.Close() })
+	if p := place(wrong, 0, outside, "by-nobody", 0); p.status != http.StatusForbidden {
+		t.Errorf("a wrong password got %d (%v), want 403", p.status, p.err)
+	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
@@ -31,13 +33,29 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 
 type eventbridgeCmd struct {
 	serviceFlags `embed:""`
+	bridgeFlags  `embed:""`
 
+	Nodes  string `help:"Hear the nodes of this file instead of a registry's: records of any PBX, with nothing else of Bulkhead in place." type:"path" placeholder:"FILE.yaml"`
 	Cell   string `help:"The cell whose nodes to hear; may be left out where there is one." placeholder:"ID"`
-	Listen string `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
+	Listen string `help:"Where SBCs and nodes post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
 }
 
 func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
+	var file *nodesFile
+	if c.Nodes != "" {
+		if c.Cell != "" || len(c.Sweep) > 0 {
+			return fmt.Errorf("--nodes names a file that says the cell and the folders too: leave out --cell and --sweep: %w", bulkhead.Invalid)
+		}
+		var err error
+		if file, err = readNodesFile(c.Nodes); err != nil {
+			return err
+		}
+	}
 	return c.serve(ctx, a, "127.0.0.1:8082", func(p *parts, g *group) error {
+		if file != nil {
+			_, err := startEventsOnly(p, g, file, c.Listen, c.Raw)
+			return err
+		}
 		if err := p.follow(g); err != nil {
 			return err
 		}
@@ -45,7 +63,7 @@ func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		_, err = startEventbridge(p, g, cell, c.Listen)
+		_, err = startEventbridge(p, g, cell, c.Listen, c.bridgeFlags)
 		return err
 	})
 }
@@ -94,12 +112,15 @@ func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
+// serviceStop is how long a service of its own takes to end, at most.
+const serviceStop = 12 * time.Second
+
 // serve opens the parts, starts what start says, and waits for its end.
 func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start func(*parts, *group) error) error {
 	if f.Admin == "" {
 		f.Admin = admin
 	}
-	g := newGroup(ctx)
+	g := newGroup(ctx, serviceStop)
 	p, err := openParts(g, f, f.logger(a.err))
 	if err == nil {
 		err = start(p, g)
@@ -137,6 +158,7 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}).Write(c.Out); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "written to %s\nstart it:  kamailio -DD -E -f %s/kamailio.cfg\nfeed it:   bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, c.Out, c.SBC, c.Out)
+	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")
+	fmt.Fprintf(a.out, "written to %s\nstart it (without http_proxy in its environment):\n  kamailio %s\nfeed it:\n  bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, start, c.SBC, c.Out)
 	return nil
 }

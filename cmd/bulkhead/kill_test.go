@@ -17,7 +17,7 @@ import (
 // others that they ended in a gap.
 func TestKillControlPlane(t *testing.T) {
 	c := startCell(t, 6)
-	c.phones()
+	c.phones(nil)
 	tr := c.newTraffic(6, 1500*time.Millisecond)
 	tr.start(10)
 	c.waitAnswered(tr, 20)
@@ -126,7 +126,7 @@ func (c *testCell) checkLedger(ledger []placed, killed, revived time.Time) {
 // silence; with it back, calls are answered again.
 func TestKillConfigsvc(t *testing.T) {
 	c := startCell(t, 2)
-	c.phones()
+	c.phones(nil)
 	from := c.carrier(sourceOf(0))
 	target := "+" + numberOf(0) + "@" + domainOf(0)
 	if p := place(from, 0, target, "before", 100*time.Millisecond); p.err != nil {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -29,6 +28,9 @@ type runCmd struct {
 	StopAfter time.Duration `help:"End by itself after so long." placeholder:"TIME"`
 	LogFile   string        `help:"Where to log; - is standard error. Default: bulkhead.log in the data folder." placeholder:"FILE"`
 }
+
+// runStop is how long "run" takes to end, at most.
+const runStop = 5 * time.Second
 
 // runAdmin is where the admin API of "run" is unless --admin says otherwise.
 const runAdmin = "127.0.0.1:8088"
@@ -64,7 +66,7 @@ func (c *runCmd) Run(ctx context.Context, a *app) error {
 	if c.Admin == "" {
 		c.Admin = runAdmin
 	}
-	g := newGroup(ctx)
+	g := newGroup(ctx, runStop)
 	if err := c.start(g, a, c.logger(logTo)); err != nil {
 		g.fail(err)
 	}
@@ -90,7 +92,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	events, err := startEventbridge(p, g, sbc.Cell, c.Events)
+	events, err := startEventbridge(p, g, sbc.Cell, c.Events, bridgeFlags{Raw: true})
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 			return err
 		}
 		b.ended = nodes.ended
-		d, err := newDemo(x.State(), sbc.SIP, trunkOf(x.State()), log.With("part", "demo"))
+		d, err := newDemo(x.State(), sbc.SIP, demoCarrier(x.State()), log.With("part", "demo"))
 		if err != nil {
 			return err
 		}
@@ -158,7 +160,11 @@ func startSBC(p *parts, g *group, sbc *bulkhead.SBC, events string, wantKamailio
 		}
 	}
 	log := p.log.With("part", "SBC")
-	post := newSBCEvents(events, log)
+	token, err := p.data.secret(sbcToken)
+	if err != nil {
+		return "", err
+	}
+	post := newSBCEvents(events, sbc.ID, token, log)
 	proxy, err := siptest.NewProxy(siptest.ProxyConfig{
 		Listen: sbc.SIP, Name: string(sbc.ID), Router: &router{sbc: sbc.ID, live: p.live}, OnEvent: post.add, Logger: log,
 	})
@@ -188,6 +194,9 @@ func startMediaNodes(p *parts, g *group, s bulkhead.State, xmlURL string) (media
 	var all mediaNodes
 	for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 		n := s.Nodes[id]
+		if !isLoopback(n.SIP) {
+			continue // a real one, somewhere else
+		}
 		cfg, err := mediaNodeConfig(p.data, n, []string{xmlURL})
 		if err != nil {
 			return nil, err
@@ -201,18 +210,6 @@ func startMediaNodes(p *parts, g *group, s bulkhead.State, xmlURL string) (media
 		all = append(all, node)
 	}
 	return all, nil
-}
-
-// trunkOf returns where the demo's carrier listens: the first trunk there is.
-func trunkOf(s bulkhead.State) string {
-	for _, id := range slices.Sorted(maps.Keys(s.Tenants)) {
-		for _, k := range s.Tenants[id].Trunks {
-			if a, err := netip.ParseAddr(k.Host); err == nil {
-				return netip.AddrPortFrom(a, k.Port).String()
-			}
-		}
-	}
-	return "127.0.0.1:0"
 }
 
 // demoAddresses moves the default listeners of a demo aside where something

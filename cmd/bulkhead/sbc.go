@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -14,6 +16,9 @@ import (
 
 // startDispatcher keeps the Kamailio whose files are in dir.
 func startDispatcher(p *parts, g *group, sbc bulkhead.SBCID, dir string) error {
+	if known := p.live.Load().State().SBCs; known[sbc] == nil {
+		return fmt.Errorf("which SBC? --sbc is %q, the registry has %v: %w", sbc, slices.Sorted(maps.Keys(known)), bulkhead.NotFound)
+	}
 	log := p.log.With("service", "dispatcher")
 	client, err := kamailio.New(dir, log, p.reg)
 	if err != nil {

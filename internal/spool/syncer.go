@@ -380,30 +380,9 @@ func slowest(acks []ack) (Position, string) {
 
 // age returns how long ago the first record behind pos was appended, or 0.
 func (s *Spool) age(segs []segmentFile, pos Position) time.Duration {
-	var at time.Time
-	for _, g := range segs {
-		if g.num < pos.Segment {
-			continue
-		}
-		var off int64
-		if g.num == pos.Segment {
-			off = pos.Offset
-		}
-		r, err := openSegment(s.dir, g.num)
-		if err != nil {
-			continue // freed by hand; the gauge is only an estimate then
-		}
-		_, _, _, err = r.walk(off, func(rec Record) error {
-			at = rec.Time
-			return errStop
-		})
-		r.close()
-		if errors.Is(err, errStop) {
-			return max(0, time.Since(at))
-		}
+	at := oldest(s.dir, segs, pos)
+	if at.IsZero() {
+		return 0
 	}
-	return 0
+	return max(0, time.Since(at))
 }
-
-// errStop ends a walk early.
-var errStop = errors.New("stop")

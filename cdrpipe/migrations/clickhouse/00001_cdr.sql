@@ -14,7 +14,7 @@ CREATE TABLE IF NOT EXISTS {{db}}.report {{on}} (
     hash   FixedString(16),                      -- of the report
     stored DateTime DEFAULT now(),
     record String CODEC(ZSTD(3)),                -- JSON
-    raw    String CODEC(ZSTD(3)),                -- the switch's own words, for a shorter time
+    raw    String CODEC(NONE),                   -- the switch's own words, gzip, for a shorter time
     INDEX by_id id TYPE bloom_filter(0.01) GRANULARITY 1
 ) ENGINE = {{engine "ReplacingMergeTree" "report" ""}}
 PARTITION BY day ORDER BY (day, id, hash)
@@ -33,8 +33,9 @@ CREATE TABLE IF NOT EXISTS {{db}}.cdr {{on}} (
     time_us     Int64,                           -- first time known of the leg; 0: none
     schema      Int64,
     kind        LowCardinality(String),          -- leg, refused, failover
-    source      LowCardinality(String),          -- whose report the row holds
-    sources     Array(LowCardinality(String)),   -- who reported the leg
+    source      LowCardinality(String),          -- the best of those that reported the leg
+    sources     Array(LowCardinality(String)),   -- all that reported the leg, sorted
+    prov        Map(LowCardinality(String), String), -- source -> fields that it, and not source, gave
     cell        LowCardinality(String),
     node        LowCardinality(String),
     sbc         LowCardinality(String),

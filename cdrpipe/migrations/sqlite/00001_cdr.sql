@@ -5,8 +5,9 @@ CREATE TABLE cdr (
     time_us     INTEGER NOT NULL,             -- first time known of the leg; 0: none
     schema      INTEGER NOT NULL,
     kind        TEXT    NOT NULL,             -- leg, refused, failover
-    source      TEXT    NOT NULL,             -- whose report the row holds
-    sources     TEXT    NOT NULL,             -- who reported the leg, with commas
+    source      TEXT    NOT NULL,             -- the best of those that reported the leg
+    sources     TEXT    NOT NULL,             -- who reported the leg, with commas; empty: source alone
+    prov        TEXT    NOT NULL,             -- JSON object: source -> fields that it gave; empty: none but source
     seq         INTEGER NOT NULL,             -- order in which rows came or changed; near microseconds since 1970
     cell        TEXT    NOT NULL,
     node        TEXT    NOT NULL,
@@ -73,6 +74,17 @@ CREATE TABLE gap (
     legs    TEXT    NOT NULL                  -- JSON array of the legs that ended unseen
 ) WITHOUT ROWID;
 
+-- What the switches themselves said, gzip, for a shorter time.
+CREATE TABLE raw (
+    id        TEXT    NOT NULL,               -- of the record
+    hash      TEXT    NOT NULL,               -- of payload
+    stored_us INTEGER NOT NULL,
+    payload   BLOB    NOT NULL,
+    PRIMARY KEY (id, hash)
+);
+
+CREATE INDEX raw_by_time ON raw (stored_us);
+
 CREATE INDEX gap_by_time ON gap (from_us, id);
 
 -- Payloads of the stream that are no entries.
@@ -85,6 +97,7 @@ CREATE TABLE quarantine (
 
 -- +goose Down
 DROP TABLE quarantine;
+DROP TABLE raw;
 DROP TABLE gap;
 DROP TABLE minute;
 DROP TABLE cdr;

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead/kamailio"
+)
+
+// plainBuild builds the binary as it is shipped: without cgo.
+func plainBuild(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "bulkhead")
+	cmd := exec.Command("go", "build", "-o", bin, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build without cgo: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// demoProcess is a "bulkhead run --demo".
+type demoProcess struct {
+	cmd  *exec.Cmd
+	out  *lockedBuffer
+	done chan error
+}
+
+func startDemo(t *testing.T, bin string, args ...string) *demoProcess {
+	t.Helper()
+	p := &demoProcess{out: &lockedBuffer{}, done: make(chan error, 1)}
+	p.cmd = exec.Command(bin, append([]string{"run", "--demo", "--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--events", "127.0.0.1:0"}, args...)...)
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.done <- p.cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // ended already, or the test failed
+		if t.Failed() {
+			t.Logf("output:\n%s", tail(p.out.String(), 40))
+		}
+	})
+	return p
+}
+
+var (
+	tenantRow = regexp.MustCompile(`(?m)^(acme|bravo|charlie|delta|echo) +\S+ .*? (\d+) +\d+\.\d +(\d+) +(\d+) `)
+	totals    = regexp.MustCompile(`(?m)^(\d+) CDRs of (\d+) call legs that ended`)
+)
+
+// shown waits until the last table shows answered calls of every tenant and
+// as many records as ended call legs.
+func (p *demoProcess) shown(t *testing.T) {
+	t.Helper()
+	eventually(t, 60*time.Second, "answered calls of every tenant, and a record for each leg", func() string {
+		out := p.out.String()
+		at := strings.LastIndex(out, "tenant ")
+		if at < 0 {
+			return "no table yet"
+		}
+		table := out[at:]
+		rows := tenantRow.FindAllStringSubmatch(table, -1)
+		sum := totals.FindStringSubmatch(table)
+		if len(rows) != 5 || sum == nil {
+			return fmt.Sprintf("%d rows", len(rows))
+		}
+		for _, r := range rows {
+			if answered, err := strconv.Atoi(r[3]); err != nil || answered == 0 {
+				return r[1] + " has no answered call"
+			}
+		}
+		if sum[1] != sum[2] || sum[1] == "0" {
+			return sum[0]
+		}
+		return ""
+	})
+}
+
+func (p *demoProcess) interrupt(t *testing.T, within time.Duration) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-p.done:
+		if err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(within):
+		t.Errorf("it did not end within %v of Ctrl-C", within)
+	}
+}
+
+// TestRunWithoutAnything is the first look of somebody who has only Go.
+func TestRunWithoutAnything(t *testing.T) {
+	bin := plainBuild(t)
+	data := filepath.Join(t.TempDir(), "data")
+	p := startDemo(t, bin, "--no-kamailio", "--data", data)
+	p.shown(t)
+	if !strings.Contains(p.out.String(), "pure-Go stand-in") {
+		t.Error("it does not say that the SBC is a stand-in")
+	}
+	second := startDemo(t, bin, "--no-kamailio", "--data", data)
+	select {
+	case err := <-second.done:
+		if err == nil || !strings.Contains(second.out.String(), "in use by another") {
+			t.Errorf("a second run in the same folder ended with %v: %s", err, second.out)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a second run in the same folder was not refused")
+	}
+	p.interrupt(t, 15*time.Second)
+}
+
+// TestSecondInterruptEndsAtOnce: who presses Ctrl-C again does not wait.
+func TestSecondInterruptEndsAtOnce(t *testing.T) {
+	p := startDemo(t, plainBuild(t), "--no-kamailio", "--data", filepath.Join(t.TempDir(), "data"))
+	eventually(t, 30*time.Second, "it runs", func() string {
+		if !strings.Contains(p.out.String(), "admin token") {
+			return p.out.String()
+		}
+		return ""
+	})
+	for range 2 {
+		if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+		t.Error("it did not end at once")
+	}
+}
+
+// TestRunAfterKill: a run that was killed leaves a Kamailio behind at most
+// until the next one, which ends it and starts its own.
+func TestRunAfterKill(t *testing.T) {
+	if _, err := kamailio.Binary(); err != nil {
+		if os.Getenv("BULKHEAD_REQUIRE_REAL") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	bin := plainBuild(t)
+	// A unix socket's path must be short.
+	data, err := os.MkdirTemp("", "bh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(data) })
+	p := startDemo(t, bin, "--data", data)
+	p.shown(t)
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.done
+	p = startDemo(t, bin, "--data", data)
+	p.shown(t)
+	if n := kamailios(t, data); n == 0 {
+		t.Error("no Kamailio runs")
+	}
+	p.interrupt(t, 15*time.Second)
+	if n := kamailios(t, data); n != 0 {
+		t.Errorf("%d processes of Kamailio are left behind", n)
+	}
+}
+
+// kamailios counts the processes of Kamailio that run on a folder.
+func kamailios(t *testing.T, data string) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err == nil && strings.Contains(string(b), "kamailio") && strings.Contains(string(b), data) && strings.Contains(string(b), "-DD") {
+			n++
+		}
+	}
+	return n
+}
