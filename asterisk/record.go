@@ -21,6 +21,7 @@ const (
 	varDialStatus   = "DIALSTATUS"
 	varDomain       = "SIPDOMAIN"
 	varQuality      = "RTPAUDIOQOS"
+	varTalked       = "ANSWEREDTIME_MS"
 )
 
 const (

@@ -202,6 +202,7 @@ func (s *Source) reason(conn *session, err error) error {
 
 // begin prepares a new connection and emits Connected.
 func (s *Source) begin(ctx context.Context, conn *session, emit func(cdr.Event)) error {
+	s.tracker.open()
 	switch err := setFilter(ctx, conn.caller, s.cfg.ARI.App); {
 	case errors.Is(err, bulkhead.Denied):
 		s.m.unfiltered.Inc()
@@ -217,9 +218,15 @@ func (s *Source) begin(ctx context.Context, conn *session, emit func(cdr.Event))
 	if err != nil {
 		return err
 	}
-	// What arrived in the same stream before the list is older than it.
+	// What has arrived by now tells more than the list: when legs were answered.
+	// In one stream with the list it is also older than it.
 	if err := s.early(conn, emit); err != nil {
 		return err
+	}
+	if _, separate := conn.caller.(*overHTTP); separate {
+		if err := s.drain(conn, emit); err != nil {
+			return err
+		}
 	}
 	live, found, unanswered := s.tracker.seed(list)
 	if err := s.resolve(ctx, conn, unanswered); err != nil {

@@ -2,6 +2,7 @@ package asterisk
 
 import (
 	"cmp"
+	"strconv"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead/cdr"
@@ -10,11 +11,12 @@ import (
 // leg is what is known of a channel that is a call leg.
 type leg struct {
 	record  cdr.Record
-	up      bool   // it was answered, perhaps before we listened
-	status  string // dialstatus of the Dial that made it, last word
-	dialled string // dialstatus of the last Dial that it made
-	source  string // CHANNEL(hangupsource)
-	format  string // CHANNEL(audionativeformat); what was offered, until the leg is up
+	up      bool          // it was answered, perhaps before we listened
+	status  string        // dialstatus of the Dial that made it, last word
+	dialled string        // dialstatus of the last Dial that it made
+	source  string        // CHANNEL(hangupsource)
+	talked  time.Duration // ANSWEREDTIME_MS of the last Dial that it made
+	format  string        // CHANNEL(audionativeformat); what was offered, until the leg is up
 	name    string
 	whole   bool // its end will be heard, since it was there when we began to listen or later
 
@@ -32,7 +34,8 @@ type tracker struct {
 	identity
 	legs    map[string]*leg
 	maxLegs int
-	listing int // counts seeds
+	listing int                 // counts seeds
+	ended   map[string]struct{} // legs that ended on a connection before its seed; nil after it
 
 	untracked int // legs that were not remembered, because maxLegs were
 }
@@ -55,6 +58,9 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 			if e.Channel.State == "Ringing" && !l.up && l.record.Ring.IsZero() {
 				l.record.Ring = at
 			}
+			if l.record.Answer.IsZero() {
+				l.up = false // a list may have been faster than the event
+			}
 			if t.answer(l, e.Channel, at) {
 				t.tell(l, cdr.Answered, at, emit)
 			}
@@ -72,6 +78,9 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 	case typeDestroyed:
 		if l := t.see(e.Channel, false); l != nil {
 			delete(t.legs, l.record.Leg)
+			if t.ended != nil {
+				t.ended[l.record.Leg] = struct{}{}
+			}
 			emit(cdr.Event{Type: cdr.Closed, Time: at, Record: t.close(l, e, at)})
 		}
 	}
@@ -107,7 +116,7 @@ func (t *tracker) begin(ch *channel, created bool) *leg {
 	switch {
 	case ch.Dialplan.App == "AppDial" || ch.Dialplan.App == "AppDial2":
 		r.Direction = cdr.Outbound
-	case ch.State == "Ring":
+	case ch.State == "Ring", ch.Vars[varDomain] != "": // chan_pjsip sets it for callers only
 		r.Direction = cdr.Inbound
 	case ch.State == "Up" && !created:
 		// It may have called us or been called: nothing tells any more.
@@ -146,6 +155,10 @@ func (t *tracker) variable(l *leg, name, value string, named bool) {
 		l.source = value
 	case varDialStatus:
 		l.dialled = value
+	case varTalked:
+		if ms, err := strconv.ParseUint(value, 10, 40); err == nil {
+			l.talked = time.Duration(ms) * time.Millisecond
+		}
 	case varDomain:
 		setAttr(r, "domain", value)
 	case varQuality:
@@ -267,6 +280,7 @@ func (t *tracker) close(l *leg, e *event, at time.Time) cdr.Record {
 	}
 	if l.up || e.Channel.State == "Up" {
 		r.SIPCode, r.Cause, r.Codec = 200, text(e.CauseText), codec(l.format)
+		t.guessAnswer(l, &r)
 		return r
 	}
 	if r.Direction == cdr.Outbound {
@@ -280,6 +294,25 @@ func (t *tracker) close(l *leg, e *event, at time.Time) cdr.Record {
 		}
 	}
 	return r
+}
+
+// guessAnswer is for a leg that was answered in a gap and ended before it
+// could be asked when: a caller's last Dial has measured it, and a leg that
+// was dialled was answered some milliseconds before its caller.
+func (t *tracker) guessAnswer(l *leg, r *cdr.Record) {
+	if !r.Answer.IsZero() {
+		return
+	}
+	at := time.Time{}
+	if l.talked > 0 {
+		at = r.End.Add(-l.talked)
+	} else if caller := t.legs[r.Call]; caller != nil && caller != l {
+		at = caller.record.Answer
+	}
+	if at.Before(r.Start) || at.After(r.End) {
+		return
+	}
+	r.Answer = at
 }
 
 // refusal is the final status of the INVITE of a leg that was dialled and not
@@ -312,6 +345,9 @@ func (l *leg) sent(e *event, byPeer bool) int {
 	return statusOf(e.Cause)
 }
 
+// open says that a connection begins, whose events may come before its seed.
+func (t *tracker) open() { t.ended = map[string]struct{}{} }
+
 // seed takes the list of live channels of a new connection. It returns the
 // names of the legs among them, what is known of each, and those whose answer
 // was not heard. Legs of earlier connections that are in no list any more are
@@ -324,9 +360,11 @@ func (t *tracker) seed(list []channel) (live []string, found []cdr.Record, unans
 		l.whole = false
 	}
 	t.listing++
+	ended := t.ended
+	t.ended = nil
 	for i := range list {
 		ch := &list[i]
-		if !isLeg(ch.Name) {
+		if _, gone := ended[ch.ID]; gone || !isLeg(ch.Name) {
 			continue
 		}
 		l := t.see(ch, false)

@@ -37,14 +37,19 @@ type SourceConfig struct {
 	// Vars names channel variables whose values a record keeps among its
 	// attributes, for tenant rules.
 	Vars []string
-	// KeepRaw hands on the event that ended a leg, compressed.
+	// KeepRaw hands on the event that ended a leg, compressed. That takes longer
+	// than everything else about an event, so it is left out, and counted, while
+	// more than rawBacklog bytes of events wait.
 	KeepRaw bool
 	// Relist is how long after Connected the live channels are asked for once
 	// more. 0: 5 s, which is well above the delay of the switch's table.
 	Relist time.Duration
 }
 
-const defaultRelist = 5 * time.Second
+const (
+	defaultRelist = 5 * time.Second
+	rawBacklog    = 1 << 20
+)
 
 // Source hears the call events of one FreeSWITCH.
 type Source struct {
@@ -112,7 +117,7 @@ func (s *Source) run(ctx context.Context, emit func(cdr.Event)) error {
 		return err
 	}
 	defer s.relist(ctx, conn)()
-	h := hearing{Source: s, core: core, emit: emit}
+	h := hearing{Source: s, core: core, emit: emit, backlog: conn.Backlog}
 	for {
 		m, err := conn.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -149,10 +154,11 @@ func (s *Source) relist(ctx context.Context, conn *Conn) (stop func()) {
 // hearing is one connection of a source.
 type hearing struct {
 	*Source
-	core   string
-	emit   func(cdr.Event)
-	listed bool // the live channels were listed before
-	packer cdr.Packer
+	core    string
+	emit    func(cdr.Event)
+	backlog func() int // bytes of events that wait
+	listed  bool       // the live channels were listed before
+	packer  cdr.Packer
 }
 
 // message maps one message of the stream.
@@ -212,8 +218,10 @@ func (h *hearing) event(e *Event, body []byte) {
 		out.Type, out.Record = cdr.Answered, o.record(e)
 	case "CHANNEL_HANGUP_COMPLETE":
 		out.Type, out.Record = cdr.Closed, o.close(e)
-		if h.cfg.KeepRaw {
+		if h.cfg.KeepRaw && h.backlog() <= rawBacklog {
 			out.Raw = h.packer.Pack(body)
+		} else if h.cfg.KeepRaw {
+			h.m.rawSkipped.Inc()
 		}
 	case "HEARTBEAT":
 		out.Type = cdr.Heartbeat
@@ -280,6 +288,8 @@ type metrics struct {
 	events    *prometheus.CounterVec // by type
 	ignored   *prometheus.CounterVec // by reason
 	overflows prometheus.Counter
+
+	rawSkipped prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, node bulkhead.NodeID) *metrics {
@@ -295,6 +305,10 @@ func newMetrics(reg prometheus.Registerer, node bulkhead.NodeID) *metrics {
 			Name: "bulkhead_freeswitch_events_ignored_total",
 			Help: "Messages of the event socket that no event was made of.",
 		}, []string{"reason"})),
+		rawSkipped: register(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bulkhead_freeswitch_raw_skipped_total",
+			Help: "Events that were not kept beside their record because too many others waited.",
+		})),
 		overflows: register(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bulkhead_freeswitch_queue_overflows_total",
 			Help: "Connections that were ended because the queue of received events was full.",

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/bulkhead-voip/bulkhead/cdr"
 )
@@ -78,7 +79,8 @@ func TestRawAndVariables(t *testing.T) {
 	src := source(t, Config{Addr: "x:1", Password: password}, nil)
 	src.cfg.KeepRaw, src.cfg.Vars = true, []string{"tenant_id", "account_code", "accountcode", "no_such"}
 	var got []cdr.Event
-	h := hearing{Source: src, core: coreUUID, emit: func(e cdr.Event) { got = append(got, e) }}
+	backlog := 0
+	h := hearing{Source: src, core: coreUUID, emit: func(e cdr.Event) { got = append(got, e) }, backlog: func() int { return backlog }}
 	for _, body := range captured(t, "json-bridge", typeEventJSON) {
 		if err := h.message(Message{Type: typeEventJSON, Body: []byte(body)}); err != nil {
 			t.Fatal(err)
@@ -87,6 +89,14 @@ func TestRawAndVariables(t *testing.T) {
 	if err := h.message(Message{Type: typeEventJSON, Body: []byte(`{"Event-Name":"CHANNEL_CREATE","Unique-ID":"x","variable_accountcode":"7"}`)}); err != nil {
 		t.Fatal(err)
 	}
+	backlog = rawBacklog + 1
+	if err := h.message(Message{Type: typeEventJSON, Body: []byte(`{"Event-Name":"CHANNEL_HANGUP_COMPLETE","Unique-ID":"x"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	if e := got[len(got)-1]; e.Type != cdr.Closed || e.Raw != nil || testutil.ToFloat64(src.m.rawSkipped) != 1 {
+		t.Errorf("with a backlog: %+v", e)
+	}
+	got = got[:len(got)-1]
 	closed := 0
 	for _, e := range got {
 		if (e.Type == cdr.Closed) != (len(e.Raw) > 0) {

@@ -61,6 +61,7 @@ func (e *RPCError) Unwrap() error {
 // keeps those files. It is safe for concurrent use; Close ends it.
 type Client struct {
 	dir     string
+	sockets string // folder of Kamailio's socket and ours
 	log     *slog.Logger
 	metrics *metrics
 	slots   chan *slot
@@ -125,6 +126,10 @@ func New(dir string, log *slog.Logger, reg prometheus.Registerer) (*Client, erro
 	if err != nil {
 		return nil, fmt.Errorf("client of the Kamailio in %s: %w", dir, err)
 	}
+	sockets, err := runtimeOf(dir)
+	if err != nil {
+		return nil, err
+	}
 	m, err := newMetrics(reg)
 	if err != nil {
 		return nil, err
@@ -132,11 +137,11 @@ func New(dir string, log *slog.Logger, reg prometheus.Registerer) (*Client, erro
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{dir: dir, log: log, metrics: m, slots: make(chan *slot, maxInFlight), clean: map[side]bool{}}
+	c := &Client{dir: dir, sockets: sockets, log: log, metrics: m, slots: make(chan *slot, maxInFlight), clean: map[side]bool{}}
 	for range maxInFlight {
 		c.slots <- &slot{}
 	}
-	removeOrphans(dir)
+	removeOrphans(sockets)
 	return c, nil
 }
 
@@ -307,10 +312,10 @@ func (c *Client) send(ctx context.Context, s *slot, msg []byte) error {
 }
 
 func (c *Client) dial(s *slot) error {
-	path := filepath.Join(c.dir, fmt.Sprintf("c%d-%p-%d.sock", os.Getpid(), c, c.serial.Add(1)))
+	path := filepath.Join(c.sockets, fmt.Sprintf("c%d-%p-%d.sock", os.Getpid(), c, c.serial.Add(1)))
 	conn, err := net.DialUnix("unixgram",
 		&net.UnixAddr{Name: path, Net: "unixgram"},
-		&net.UnixAddr{Name: filepath.Join(c.dir, SocketFile), Net: "unixgram"})
+		&net.UnixAddr{Name: filepath.Join(c.sockets, SocketFile), Net: "unixgram"})
 	if err != nil {
 		_ = os.Remove(path) // bound, but not connected
 		return err

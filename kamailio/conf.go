@@ -29,9 +29,9 @@ const (
 	lockFile     = "writer.lock"
 )
 
-// maxSocketPath is the longest path of a unix socket (sun_path of unix(7),
-// less the final zero).
-const maxSocketPath = 107
+// maxDir is the longest path of the folder: Kamailio takes at most 255 bytes
+// of a database URL.
+const maxDir = 200
 
 //go:embed conf/kamailio.cfg
 var shippedConf []byte
@@ -83,7 +83,7 @@ var (
 	tokenForm = regexp.MustCompile(`^[A-Za-z0-9_-]{16,200}$`)
 	hostForm  = regexp.MustCompile(`^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$`)
 	// pathForm leaves out what would mean something in kamailio.cfg.
-	pathForm = regexp.MustCompile(`^/[A-Za-z0-9._/+=@-]*$`)
+	pathForm = regexp.MustCompile(`^/[A-Za-z0-9._/+=@ -]*$`)
 )
 
 func invalid(field, format string, args ...any) error {
@@ -147,11 +147,12 @@ func (p Params) Local(dir string) ([]byte, error) {
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("render %s: %w", LocalFile, err)
 	}
-	if !pathForm.MatchString(dir) {
-		return nil, fmt.Errorf("render %s: folder %q must be an absolute path of letters, digits and . _ / + = @ -: %w", LocalFile, dir, bulkhead.Invalid)
+	if !pathForm.MatchString(dir) || len(dir) > maxDir {
+		return nil, fmt.Errorf("render %s: kamailio cannot take the folder %q: choose one whose absolute path is of letters, digits, spaces and . _ / + = @ -, %d at most: %w", LocalFile, dir, maxDir, bulkhead.Invalid)
 	}
-	if s := filepath.Join(dir, SocketFile); len(s) > maxSocketPath-24 { // room for the client's own socket beside it
-		return nil, fmt.Errorf("render %s: %q is too long for the path of a unix socket: choose a shorter folder: %w", LocalFile, s, bulkhead.Invalid)
+	sockets, err := socketDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", LocalFile, err)
 	}
 	p = p.withDefaults()
 	var b strings.Builder
@@ -166,7 +167,7 @@ func (p Params) Local(dir string) ([]byte, error) {
 	define("BULKHEAD_NODE_TIMEOUT", p.NodeTimeout.Milliseconds())
 	define("BULKHEAD_PING_INTERVAL", int(p.PingInterval/time.Second))
 	subst("BULKHEAD_SBC", string(p.SBC))
-	subst("BULKHEAD_RPC", filepath.Join(dir, SocketFile))
+	subst("BULKHEAD_RPC", filepath.Join(sockets, SocketFile))
 	subst("BULKHEAD_TABLES", filepath.Join(dir, TablesFile))
 	subst("BULKHEAD_LOCATION", filepath.Join(dir, LocationFile))
 	subst("BULKHEAD_DISPATCHER_LIST", filepath.Join(dir, ListFile))
@@ -195,6 +196,9 @@ func (p Params) Write(dir string) error {
 	// The sockets and the digest secrets are in it.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write the files of an SBC: %w", err)
+	}
+	if err := writeRuntime(dir); err != nil {
+		return err
 	}
 	if err := createTables(filepath.Join(dir, TablesFile)); err != nil {
 		return err

@@ -49,7 +49,7 @@ func TestParamsValidate(t *testing.T) {
 	if errs := bulkhead.FieldErrors((Params{SBC: "a", Listen: good.Listen, EventsUser: "a", EventsToken: token}).Validate()); len(errs) != 1 || errs[0].Field != "events" {
 		t.Errorf("Validate of credentials for nobody = %v", errs)
 	}
-	for _, dir := range []string{"/a b", "/x!y", "relative", "/" + strings.Repeat("d", 100)} {
+	for _, dir := range []string{"/x!y", "/x\"y", "/x#y", "relative", "/" + strings.Repeat("d", 210)} {
 		if _, err := good.Local(dir); !errors.Is(err, bulkhead.Invalid) {
 			t.Errorf("Local(%q) = %v, want invalid", dir, err)
 		}

@@ -61,7 +61,7 @@ func status(t *testing.T, method, url string, authorize func(*http.Request)) int
 // TestAdminNeedsToken walks every route that a room mounted.
 func TestAdminNeedsToken(t *testing.T) {
 	p := serviceUnderTest(t, func(p *parts, g *group) error {
-		if _, err := startEventbridge(p, g, "cell1", "127.0.0.1:0"); err != nil {
+		if _, err := startEventbridge(p, g, "cell1", "127.0.0.1:0", bridgeFlags{}); err != nil {
 			return err
 		}
 		_, err := startCdrpipe(p, g)
@@ -101,6 +101,39 @@ func TestAdminNeedsToken(t *testing.T) {
 	for _, open := range []string{"/healthz", "/metrics"} {
 		if got := status(t, http.MethodGet, "http://"+p.addr.String()+open, func(*http.Request) {}); got != 200 {
 			t.Errorf("%s: %d, want 200 for anybody", open, got)
+		}
+	}
+}
+
+// TestSBCEventsNeedToken: nobody but an SBC of the cell puts records into the spool.
+func TestSBCEventsNeedToken(t *testing.T) {
+	var b *bridge
+	p := serviceUnderTest(t, func(p *parts, g *group) (err error) {
+		b, err = startEventbridge(p, g, "cell1", "127.0.0.1:0", bridgeFlags{})
+		return err
+	})
+	token, err := p.data.secret(sbcToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	basic := func(user, password string) func(*http.Request) {
+		return func(r *http.Request) { r.SetBasicAuth(user, password) }
+	}
+	url := "http://" + b.addr.String()
+	for name, c := range map[string]struct {
+		path      string
+		authorize func(*http.Request)
+		want      int
+	}{
+		"nobody":         {"/kamailio/events", func(*http.Request) {}, 401},
+		"wrong token":    {"/kamailio/events", basic("sbc1", "x"+token), 401},
+		"no such SBC":    {"/kamailio/events", basic("sbc9", token), 401},
+		"the SBC":        {"/kamailio/events", basic("sbc1", token), 204},
+		"anything else":  {"/status", basic("sbc1", token), 404},
+		"another method": {"/v1/cdrs", basic("sbc1", token), 404},
+	} {
+		if got := status(t, http.MethodPost, url+c.path, c.authorize); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}
 }

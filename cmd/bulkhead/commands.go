@@ -155,7 +155,14 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	if sbc == nil {
 		return fmt.Errorf("the registry has no SBC %q: %w", c.SBC, bulkhead.NotFound)
 	}
-	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}).Write(c.Out); err != nil {
+	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}
+	if c.Events != "" {
+		params.EventsUser = c.SBC
+		if params.EventsToken, err = dataDir(c.Data).secret(sbcToken); err != nil {
+			return err
+		}
+	}
+	if err := params.Write(c.Out); err != nil {
 		return err
 	}
 	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/asterisk"
 	"github.com/bulkhead-voip/bulkhead/eventbridge"
 	"github.com/bulkhead-voip/bulkhead/freeswitch"
 )
@@ -41,7 +42,8 @@ func startEventsOnly(p *parts, g *group, file *nodesFile, listen string, raw boo
 	if len(passwords) > 0 {
 		cfg.CDRPassword = func(node bulkhead.NodeID) string { return passwords[node] }
 	}
-	b, err := serveBridge(p, g, cfg, listen, log)
+	nobody := func(string, string) bool { return false } // there is no SBC
+	b, err := serveBridge(p, g, cfg, listen, nobody, log)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +59,15 @@ func newListedSource(cell bulkhead.CellID, n *listedNode, vars []string, raw boo
 			Node: n.id, Cell: cell, Vars: vars, KeepRaw: raw,
 			ESL: freeswitch.Config{Addr: n.events.address, Password: n.events.password},
 		}, log, reg)
+	case bulkhead.Asterisk:
+		c := asterisk.Config{
+			Node: n.id, Cell: cell, TenantVar: n.variable,
+			ARI: asterisk.ARI{URL: n.events.address, User: n.events.user, Password: n.events.password},
+		}
+		if n.second != nil {
+			c.AMI = asterisk.AMI{Addr: n.second.address, User: n.second.user, Secret: n.second.password}
+		}
+		return asterisk.NewSource(c, log, reg)
 	default:
 		return nil, fmt.Errorf("events of %s are not supported by this version: %w", n.kind, bulkhead.Invalid)
 	}

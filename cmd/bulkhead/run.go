@@ -14,6 +14,7 @@ import (
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/freeswitch/freeswitchtest"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
 	"github.com/bulkhead-voip/bulkhead/siptest"
 )
 
@@ -56,6 +57,10 @@ func (c *runCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer closeLog()
 	if c.Demo {
+		// A Kamailio that an earlier run left behind must not keep its port.
+		if err := kamailio.EndOrphan(ctx, data.path("kamailio"), slog.New(slog.NewTextHandler(logTo, nil))); err != nil {
+			return err
+		}
 		if err := c.demoAddresses(a.out); err != nil {
 			return err
 		}

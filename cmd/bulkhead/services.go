@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/go-chi/chi/v5"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/cdr"
@@ -94,7 +98,11 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, f
 	for node, dir := range flags.Sweep {
 		cfg.Sweeps = append(cfg.Sweeps, eventbridge.Sweep{Node: bulkhead.NodeID(node), Dir: dir, Done: filepath.Join(dir, "done")})
 	}
-	b, err := serveBridge(p, g, cfg, listen, log)
+	isSBC, err := p.sbcCredentials(cell)
+	if err != nil {
+		return nil, err
+	}
+	b, err := serveBridge(p, g, cfg, listen, isSBC, log)
 	if err != nil {
 		return nil, err
 	}
@@ -102,9 +110,39 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, f
 	return b, nil
 }
 
+// sbcCredentials returns what tells an SBC of the cell by its id and token.
+func (p *parts) sbcCredentials(cell bulkhead.CellID) (func(id, token string) bool, error) {
+	token, err := p.data.secret(sbcToken)
+	if err != nil {
+		return nil, err
+	}
+	want := sha256.Sum256([]byte(token))
+	return func(id, token string) bool {
+		got := sha256.Sum256([]byte(token))
+		sbc := p.live.Load().State().SBCs[bulkhead.SBCID(id)]
+		return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && sbc != nil && sbc.Cell == cell
+	}, nil
+}
+
+// posts serves what SBCs and nodes post to a bridge, and nothing else of it:
+// status is for the admin API. Nodes prove themselves to the bridge, SBCs here.
+func posts(events http.Handler, isSBC func(id, token string) bool) http.Handler {
+	r := chi.NewRouter()
+	r.Post("/freeswitch/cdr", events.ServeHTTP)
+	r.Post("/kamailio/events", func(w http.ResponseWriter, r *http.Request) {
+		if id, token, _ := r.BasicAuth(); !isSBC(id, token) {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			problem(w, http.StatusUnauthorized, "send the SBC's id and the token of secrets/"+sbcToken+" by HTTP Basic; bulkhead config kamailio writes both")
+			return
+		}
+		events.ServeHTTP(w, r)
+	})
+	return r
+}
+
 // serveBridge runs a bridge over the process's spool. Its sources are the
 // caller's to set.
-func serveBridge(p *parts, g *group, cfg eventbridge.Config, listen string, log *slog.Logger) (*bridge, error) {
+func serveBridge(p *parts, g *group, cfg eventbridge.Config, listen string, isSBC func(id, token string) bool, log *slog.Logger) (*bridge, error) {
 	o := spool.DefaultOptions()
 	o.Logger, o.Registerer = log, p.reg
 	stream, err := spool.Open(p.data.spool(), o)
@@ -122,7 +160,7 @@ func serveBridge(p *parts, g *group, cfg eventbridge.Config, listen string, log 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for events on %s: %w; choose another address with --listen", listen, err), b.Close())
 	}
-	srv := &http.Server{Handler: b.Routes(), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+	srv := &http.Server{Handler: posts(b.Routes(), isSBC), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
 	g.run(services, "eventbridge", b.Run)
 	g.run(services, "eventbridge listener", func(ctx context.Context) error { return serve(ctx, srv, l) })
 	g.readyWhen("eventbridge", b.Ready)
