@@ -86,8 +86,9 @@ func cellOf(s bulkhead.State, want bulkhead.CellID) (bulkhead.CellID, error) {
 }
 
 type cdrpipeCmd struct {
-	serviceFlags `embed:""`
-	redisFlags   `embed:""`
+	serviceFlags   `embed:""`
+	redisFlags     `embed:""`
+	warehouseFlags `embed:""`
 
 	Cell string `help:"With --redis: the cell whose records to move; may be left out where the data folder's registry has one." placeholder:"ID"`
 }
@@ -99,11 +100,11 @@ func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
 			if err != nil {
 				return err
 			}
-			if err := c.open(p, g, cell); err != nil {
+			if err := c.redisFlags.open(p, g, cell); err != nil {
 				return err
 			}
 		}
-		_, err := startCdrpipe(p, g)
+		_, err := startCdrpipe(p, g, &c.warehouseFlags)
 		return err
 	})
 }

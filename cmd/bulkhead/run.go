@@ -19,8 +19,9 @@ import (
 )
 
 type runCmd struct {
-	serviceFlags `embed:""`
-	forwardFlags `embed:""`
+	serviceFlags   `embed:""`
+	forwardFlags   `embed:""`
+	warehouseFlags `embed:""`
 
 	Listen    string        `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
 	Events    string        `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
@@ -104,7 +105,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err := startForwarder(p, g, sbc.Cell, &c.forwardFlags); err != nil {
 		return err
 	}
-	store, err := startCdrpipe(p, g)
+	store, err := startCdrpipe(p, g, &c.warehouseFlags)
 	if err != nil {
 		return err
 	}
