@@ -100,7 +100,7 @@ func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
 			if err != nil {
 				return err
 			}
-			if err := c.redisFlags.open(p, g, cell); err != nil {
+			if err := c.connect(p, g, cell); err != nil {
 				return err
 			}
 		}

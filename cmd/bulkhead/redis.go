@@ -45,8 +45,8 @@ type redisStream struct {
 	member string // name of this process in it
 }
 
-// open connects p to the cell's stream if the flags name a Redis.
-func (f *redisFlags) open(p *parts, g *group, cell bulkhead.CellID) error {
+// connect joins p to the cell's stream if the flags name a Redis.
+func (f *redisFlags) connect(p *parts, g *group, cell bulkhead.CellID) error {
 	if f.Redis == "" {
 		return nil
 	}
@@ -104,7 +104,7 @@ func memberName(data dataDir) string {
 // startForwarder sends the process's spool to the cell's stream, if the flags
 // name a Redis.
 func startForwarder(p *parts, g *group, cell bulkhead.CellID, f *forwardFlags) error {
-	if err := f.open(p, g, cell); err != nil || p.redis == nil {
+	if err := f.connect(p, g, cell); err != nil || p.redis == nil {
 		return err
 	}
 	log := p.log.With("service", "forwarder")
