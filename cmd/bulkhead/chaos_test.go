@@ -65,7 +65,6 @@ func TestChaos(t *testing.T) {
 	truth := m.generator.ledger(t)
 	rows := m.settle(truth)
 	wrong := compare(t, truth, rows)
-	if os.Getenv("CHAOSLOG") != "" { t.Logf("%s", tail(m.bridge.log.String(), 25)); t.Logf("%s", tail(m.pipe.log.String(), 25)) }
 	t.Logf("seed %d: %d legs, %d things done to the pipeline (%s), %d wrong", seed, len(truth), m.total(), m, wrong)
 }
 
@@ -112,11 +111,11 @@ func newMonkey(t *testing.T, seed uint64, legs, rate int) *monkey {
 	if err := os.WriteFile(file, []byte(nodes.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.generator = startGenerator(t, cfg)
 	adminBridge, adminPipe := local(), local()
 	m.bridge = spawn(t, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", listen, "--admin", adminBridge, "--redis", "unix://"+m.redis.Socket)
 	m.pipe = spawn(t, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", adminPipe, "--redis", "unix://"+m.redis.Socket,
 		"--warehouse", "clickhouse://default@"+ch.addr()+"/chaos")
+	m.generator = startGenerator(t, cfg)
 	waitReady(t, adminBridge, 30*time.Second)
 	return m
 }
