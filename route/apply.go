@@ -2,17 +2,21 @@ package route
 
 import "github.com/bulkhead-voip/bulkhead"
 
-// Apply returns the snapshot after a change: the one that New makes of
-// State.Apply's state, which must be valid. x stays as it is.
+// Apply returns the snapshot of the revision with the given number, to which
+// a change of x's leads: the one that New makes of State.Apply's state, which
+// must be valid. x stays as it is.
 //
 // What it costs follows from the size of the change, not from the number of
 // tenants, unless the change has pools or nodes: those may move any tenant,
 // and everything is indexed anew.
-func (x *Snapshot) Apply(c *bulkhead.Change) *Snapshot {
+func (x *Snapshot) Apply(c *bulkhead.Change, number bulkhead.RevisionNumber) *Snapshot {
 	if len(c.Pools)+len(c.Nodes)+len(c.Delete.Pools)+len(c.Delete.Nodes) > 0 {
-		return New(x.State().Apply(c))
+		s := x.State().Apply(c)
+		s.Revision = number
+		return New(s)
 	}
 	y := &Snapshot{platform: x.platform.apply(c), tenants: x.tenants, domains: x.domains, numbers: x.numbers, sources: x.sources}
+	y.objects.Revision = number
 	y.state = y.stateOnce()
 	touched := make(map[bulkhead.TenantID]*bulkhead.Tenant, len(c.Tenants)+len(c.Delete.Tenants))
 	for i := range c.Tenants {

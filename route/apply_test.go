@@ -202,7 +202,9 @@ func TestApplyIsNew(t *testing.T) {
 					continue
 				}
 			}
-			x, w.state = x.Apply(&c), w.state.Apply(&c)
+			w.state = w.state.Apply(&c)
+			w.state.Revision += bulkhead.RevisionNumber(rapid.IntRange(0, 2).Draw(t, "skipped"))
+			x = x.Apply(&c, w.state.Revision)
 			v := version{x: x, state: w.state}
 			for range 6 {
 				v.calls = append(v.calls, w.drawCall(t))
@@ -260,18 +262,18 @@ func TestApplyWhileDeciding(t *testing.T) {
 			k.Name = fmt.Sprint("Name ", i)
 			c.Tenants = append(c.Tenants, k)
 		}
-		live.Store(live.Load().Apply(&c))
+		live.Store(live.Load().Apply(&c, live.Load().Revision()+1))
 	}
 	wg.Wait()
 }
 
-// The caller may use its change again: what its lists hold was copied. What
-// the objects' own lists hold is shared, as with State.Apply.
+// The caller may use its change again: its objects were copied. The lists in
+// them are shared, as with State.Apply.
 func TestApplyCopiesTheChange(t *testing.T) {
 	x := route.New(crowd(1))
 	c := bulkhead.Change{Tenants: []bulkhead.Tenant{*x.Tenant("tenant0")}}
 	c.Tenants[0].Name = "Before"
-	y := x.Apply(&c)
+	y := x.Apply(&c, 2)
 	c.Tenants[0].Name = "After"
 	if got := y.Tenant("tenant0").Name; got != "Before" || x.Tenant("tenant0").Name != "" {
 		t.Errorf("the tenants are named %q and %q", x.Tenant("tenant0").Name, got)

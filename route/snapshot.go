@@ -22,7 +22,7 @@ type Snapshot struct {
 	domains table[*home] // lower case
 	numbers table[did]   // by E.164 digits
 	sources networks[*home]
-	state   func() bulkhead.State // made when somebody asks for it
+	state   func() bulkhead.State // made when somebody asks for it first
 }
 
 // did is where a number leads.
@@ -31,7 +31,8 @@ type did struct {
 	user string // extension
 }
 
-// New indexes a state. The state must be valid (State.Validate).
+// New indexes a state. The state must be valid (State.Validate). The snapshot
+// shares the lists within its tenants, but does not keep the state.
 func New(s bulkhead.State) *Snapshot {
 	x := &Snapshot{platform: newPlatform(s)}
 	domains, numbers := 0, 0
@@ -44,19 +45,18 @@ func New(s bulkhead.State) *Snapshot {
 		e.add(x.settle(t))
 	}
 	e.done()
-	x.state = func() bulkhead.State { return s }
+	x.state = x.stateOnce()
 	return x
 }
 
 // Revision returns the number of the snapshot's revision.
 func (x *Snapshot) Revision() bulkhead.RevisionNumber { return x.objects.Revision }
 
-// State returns the indexed state, which must not be changed. It costs a copy
-// of the list of tenants when it is called for the first time after Apply:
-// what answers calls asks for single objects instead.
+// State returns the indexed state, which must not be changed. The first call
+// makes the list of all tenants: what answers calls asks for single objects
+// instead.
 func (x *Snapshot) State() bulkhead.State { return x.state() }
 
-// stateOnce returns what State is after Apply.
 func (x *Snapshot) stateOnce() func() bulkhead.State {
 	return sync.OnceValue(func() bulkhead.State {
 		s := x.objects
