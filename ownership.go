@@ -13,7 +13,7 @@ import (
 // returns all that is wrong, joined; each error is a FieldError whose Field
 // begins with the object's kind and id, such as tenants[acme].domains[0].
 func (s State) Validate() error {
-	v := validator{s: s, domains: map[string]string{}, numbers: map[string]TenantID{}, sip: map[string]string{}}
+	v := validator{s: s, domains: map[string]string{}, numbers: map[string]TenantID{}, listeners: map[string]string{}}
 	for _, id := range slices.Sorted(maps.Keys(s.Cells)) {
 		v.add("cells", string(id), s.Cells[id].Validate())
 	}
@@ -47,8 +47,9 @@ type validator struct {
 	errs    []error
 	domains map[string]string   // domain -> owner, in words
 	numbers map[string]TenantID // number -> owner
-	sip     map[string]string   // ip:port -> owner, in words
-	pools   map[poolKey]PoolID
+	// listeners are claimed: "sip ip:port" or "esl ip:port" -> owner, in words.
+	listeners map[string]string
+	pools     map[poolKey]PoolID
 }
 
 type poolKey struct {
@@ -84,11 +85,14 @@ func (v *validator) pool(p *Pool) {
 	v.pools[k] = p.ID
 }
 
-func (v *validator) claimSIP(kind, id, addr, owner string) {
-	if other, ok := v.sip[addr]; ok {
-		v.add(kind, id, conflict("sip", "%s belongs to both %s and %s", addr, other, owner))
+// claim says that an address is somebody's alone. Two nodes with one event
+// socket would both report every leg of it.
+func (v *validator) claim(kind, id, field, addr, owner string) {
+	key := field + " " + addr
+	if other, ok := v.listeners[key]; ok {
+		v.add(kind, id, conflict(field, "%s belongs to both %s and %s", addr, other, owner))
 	}
-	v.sip[addr] = owner
+	v.listeners[key] = owner
 }
 
 func (v *validator) node(n *Node) {
@@ -96,7 +100,10 @@ func (v *validator) node(n *Node) {
 	if v.s.Pools[n.Pool] == nil {
 		v.add("nodes", string(n.ID), invalid("pool", "there is no pool %q", n.Pool))
 	}
-	v.claimSIP("nodes", string(n.ID), n.SIP, fmt.Sprintf("node %q", n.ID))
+	v.claim("nodes", string(n.ID), "sip", n.SIP, fmt.Sprintf("node %q", n.ID))
+	if n.ESL != "" {
+		v.claim("nodes", string(n.ID), "esl", n.ESL, fmt.Sprintf("node %q", n.ID))
+	}
 }
 
 func (v *validator) sbc(s *SBC) {
@@ -104,7 +111,7 @@ func (v *validator) sbc(s *SBC) {
 	if v.s.Cells[s.Cell] == nil {
 		v.add("sbcs", string(s.ID), invalid("cell", "there is no cell %q", s.Cell))
 	}
-	v.claimSIP("sbcs", string(s.ID), s.SIP, fmt.Sprintf("SBC %q", s.ID))
+	v.claim("sbcs", string(s.ID), "sip", s.SIP, fmt.Sprintf("SBC %q", s.ID))
 	if ap, err := netip.ParseAddrPort(s.SIP); err == nil {
 		v.domains[ap.Addr().String()] = fmt.Sprintf("SBC %q", s.ID)
 	}

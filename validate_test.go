@@ -240,6 +240,7 @@ func TestOwners(t *testing.T) {
 		{"tenants[zulu].domains[1]", zulu(func(t *Tenant) { t.Domains = append(t.Domains, "127.0.0.1") }), []string{"127.0.0.1", `SBC "sbc1"`, `tenant "zulu"`}},
 		{"tenants[zulu].numbers[0].number", zulu(func(t *Tenant) { t.Numbers = []Number{{"4930123", "1"}} }), []string{"4930123", `tenant "acme"`, `tenant "zulu"`}},
 		{"nodes[fs9].sip", put(Change{Nodes: []Node{{ID: "fs9", Pool: "bulk", SIP: "127.0.0.1:5081"}}}), []string{"127.0.0.1:5081", `node "fs1"`, `node "fs9"`}},
+		{"nodes[fs9].esl", put(Change{Nodes: []Node{{ID: "fs8", Pool: "bulk", SIP: "127.0.0.1:6000", ESL: "127.0.0.1:7000"}, {ID: "fs9", Pool: "bulk", SIP: "127.0.0.1:6001", ESL: "127.0.0.1:7000"}}}), []string{"127.0.0.1:7000", `node "fs8"`, `node "fs9"`}},
 		{"sbcs[sbc1].sip", put(Change{Nodes: []Node{{ID: "fs9", Pool: "bulk", SIP: "127.0.0.1:5060"}}}), []string{"127.0.0.1:5060", `node "fs9"`, `SBC "sbc1"`}},
 		{"pools[standard].profile", put(Change{Pools: []Pool{{ID: "other", Cell: "cell1", Profile: ProfileStandard}}}), []string{`"other"`, `"standard"`, `cell "cell1"`}},
 	} {

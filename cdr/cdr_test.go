@@ -13,71 +13,6 @@ import (
 	"github.com/bulkhead-voip/bulkhead"
 )
 
-// genTime draws the zero time or one of few microseconds, so that equal ones
-// are frequent.
-func genTime(t *rapid.T, label string) time.Time {
-	us := rapid.SampledFrom([]int64{0, 1, 1_700_000_000_000_000, 1_700_000_000_000_001, 1_700_000_060_123_456}).Draw(t, label)
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
-}
-
-func genRecord(t *rapid.T) Record {
-	text := func(label string) string {
-		return rapid.SampledFrom([]string{"", "a", "b", "\u00e9\x00\n<"}).Draw(t, label)
-	}
-	r := Record{
-		Schema: SchemaVersion, Kind: rapid.SampledFrom([]Kind{Leg, Refused, Failover}).Draw(t, "kind"),
-		Source: rapid.SampledFrom([]Source{SourceESL, SourceSBC, SourceReconciled, SourceSynthesised, "other"}).Draw(t, "source"),
-		Cell:   "c1", Node: bulkhead.NodeID(text("node")), Tenant: bulkhead.TenantID(text("tenant")),
-		Revision: bulkhead.RevisionNumber(rapid.Uint64().Draw(t, "revision")),
-		Leg:      text("leg"), Call: text("call"), Caller: text("caller"), Cause: text("cause"),
-		Start: genTime(t, "start"), Answer: genTime(t, "answer"), End: genTime(t, "end"),
-		SIPCode: rapid.IntRange(0, 699).Draw(t, "code"),
-	}
-	r.ID = NewID(r.Cell, string(r.Node), r.Leg)
-	if rapid.Bool().Draw(t, "rtp") {
-		n := rapid.Int64().Draw(t, "packets")
-		r.RTPIn = &n
-	}
-	return r
-}
-
-func TestMergeIsASemilattice(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		a, b, c := genRecord(t), genRecord(t), genRecord(t)
-		if rapid.Bool().Draw(t, "near") { // reports that differ in one field are the hard case
-			b = a
-			b.End = genTime(t, "near end")
-		}
-		if d := cmp.Diff(Merge(a, a), a); d != "" {
-			t.Fatalf("not idempotent: %s", d)
-		}
-		if d := cmp.Diff(Merge(a, b), Merge(b, a)); d != "" {
-			t.Fatalf("not commutative: %s", d)
-		}
-		if d := cmp.Diff(Merge(Merge(a, b), c), Merge(a, Merge(b, c))); d != "" {
-			t.Fatalf("not associative: %s", d)
-		}
-	})
-}
-
-func TestMergePrefersTheFullRecord(t *testing.T) {
-	end := time.UnixMicro(1_700_000_000_000_000).UTC()
-	full := Record{Source: SourceESL, End: end, Cause: "NORMAL_CLEARING"}
-	synthesised := Record{Source: SourceSynthesised, Gap: "g", Cause: strings.Repeat("z", 100)}
-	open := Record{Source: SourceESL, Cause: "zzz"}
-	for name, worse := range map[string]Record{"synthesised": synthesised, "without end": open} {
-		if got := Merge(full, worse); got.Cause != full.Cause {
-			t.Errorf("%s: Merge kept %+v", name, got)
-		}
-		if got := Merge(worse, full); got.Cause != full.Cause {
-			t.Errorf("%s, other order: Merge kept %+v", name, got)
-		}
-	}
-}
-
 func TestIDIsStable(t *testing.T) {
 	// The value is part of the data: a change would count old calls twice.
 	const want = "e2d66f373613663d3259b9be3f09f38e"
@@ -101,23 +36,6 @@ func TestIDText(t *testing.T) {
 		var id ID
 		if err := id.UnmarshalText([]byte(bad)); !errors.Is(err, bulkhead.Invalid) {
 			t.Errorf("UnmarshalText(%q) = %v, want bulkhead.Invalid", bad, err)
-		}
-	}
-}
-
-func TestBilled(t *testing.T) {
-	at := func(sec int64) time.Time { return time.Unix(sec, 0) }
-	for name, c := range map[string]struct {
-		r    Record
-		want time.Duration
-	}{
-		"answered":     {Record{Answer: at(10), End: at(13)}, 3 * time.Second},
-		"not answered": {Record{End: at(13)}, 0},
-		"end unknown":  {Record{Answer: at(10)}, 0},
-		"clock back":   {Record{Answer: at(10), End: at(9)}, 0},
-	} {
-		if got := c.r.Billed(); got != c.want {
-			t.Errorf("%s: Billed = %v, want %v", name, got, c.want)
 		}
 	}
 }

@@ -66,7 +66,7 @@ const (
 	SourceARI         Source = "ari"         // Asterisk REST interface events
 	SourceAMI         Source = "ami"         // Asterisk manager interface, Cdr events
 	SourceSBC         Source = "sbc"         // Kamailio
-	SourceReconciled  Source = "reconciled"  // found again after a gap
+	SourceReconciled  Source = "reconciled"  // the switch's own list of live legs, asked after a gap
 	SourceSynthesised Source = "synthesised" // the leg ended unseen, in a gap
 )
 
@@ -85,7 +85,9 @@ const (
 	HangupSwitch = "switch" // the node itself: its dialplan, the other leg, a limit
 )
 
-// SchemaVersion numbers the meaning of Record's fields.
+// SchemaVersion numbers the meaning of Record's fields. A field that is added,
+// and may be absent, does not change it: Decode reads older entries with that
+// field empty, and leaves out what a newer version added.
 const SchemaVersion = 1
 
 // Record is one call leg, or one thing that an SBC did instead of making one.
@@ -95,7 +97,14 @@ type Record struct {
 	Schema int    `json:"schema"`
 	ID     ID     `json:"id"`
 	Kind   Kind   `json:"kind"`
-	Source Source `json:"source"`
+	Source Source `json:"source"` // the best of those that reported the leg
+
+	// Sources are all that reported the leg, sorted. Empty: Source alone did.
+	Sources []Source `json:"sources,omitempty"`
+	// Prov says for the fields that did not come from Source where they came
+	// from. A source may stand here that is not among Sources: it told of the
+	// leg while that went on.
+	Prov map[Source]Fields `json:"prov,omitempty"`
 
 	Cell     bulkhead.CellID         `json:"cell"`
 	Node     bulkhead.NodeID         `json:"node,omitempty"`
@@ -137,10 +146,29 @@ type Record struct {
 
 	// Attrs are the switch's own words that a tenant rule may look at:
 	// domain, account_code, context, profile, and the variables that rules
-	// name, as var:NAME. At most 32, each value at most 256 bytes.
+	// name, as var:NAME. A value that could not be understood, so that its
+	// field is empty, stands here percent-encoded under AttrBad and the field's
+	// name. At most MaxAttrs, each value at most 256 bytes.
 	Attrs map[string]string `json:"attrs,omitempty"`
 
-	Gap string `json:"gap,omitempty"` // id of the gap in which the leg ended unseen
+	// Gap is the id of the gap that the leg lived through or ended in; the
+	// greatest one if there were several.
+	Gap string `json:"gap,omitempty"`
+}
+
+// What Record.Attrs holds.
+const (
+	MaxAttrs = 32
+	AttrBad  = "bad:" // begins the key of a value that could not be understood
+	AttrVar  = "var:" // begins the key of a channel variable
+)
+
+// Reporters returns all sources that reported the leg, sorted.
+func (r *Record) Reporters() []Source {
+	if len(r.Sources) == 0 && r.Source != "" {
+		return []Source{r.Source}
+	}
+	return r.Sources
 }
 
 // Billed returns the time from answer to end, never negative; zero when the
@@ -180,4 +208,7 @@ type Gap struct {
 type Entry struct {
 	Record *Record `json:"record,omitempty"`
 	Gap    *Gap    `json:"gap,omitempty"`
+	// Raw is the event that the record was made of, in the switch's own words,
+	// as Packer wrote it; empty where it is not kept.
+	Raw []byte `json:"raw,omitempty"`
 }

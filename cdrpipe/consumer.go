@@ -38,6 +38,10 @@ type Config struct {
 	BatchSize int           // most entries in one Insert, 1 to 100000
 	Timeout   time.Duration // of one attempt of the warehouse
 
+	// Interval is the least time from one batch to the next where a batch is
+	// not full: a warehouse may want few and large inserts. 0: none.
+	Interval time.Duration
+
 	Logger     *slog.Logger          // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -57,6 +61,7 @@ func (c *Config) Validate() error {
 	check(c.Warehouse != nil, "Warehouse", "must be set")
 	check(c.BatchSize >= 1 && c.BatchSize <= 100_000, "BatchSize", "must be 1 to 100000")
 	check(c.Timeout > 0, "Timeout", "must be above zero")
+	check(c.Interval >= 0, "Interval", "must not be below zero")
 	return errors.Join(errs...)
 }
 
@@ -101,11 +106,27 @@ func (c *Consumer) Run(ctx context.Context) error {
 		}) {
 			break
 		}
-		if !c.move(ctx, b) {
+		next := time.Now().Add(c.cfg.Interval)
+		if !c.move(ctx, b) || len(b.Payloads) < c.cfg.BatchSize && !wait(ctx, time.Until(next)) {
 			break
 		}
 	}
 	return nil
+}
+
+// wait returns false if ctx ends before.
+func wait(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
 
 // move stores a batch and acknowledges it; false: ctx ended before.
@@ -163,8 +184,8 @@ func (c *Consumer) measure(entries []cdr.Entry, bad int, took time.Duration) {
 
 // try does it until it succeeds, or returns false when ctx ends.
 func (c *Consumer) try(ctx context.Context, what string, do func() error) bool {
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = retryMin, retryMax
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = retryMin, retryMax
 	for {
 		err := do()
 		if err != nil && ctx.Err() != nil {
@@ -175,12 +196,8 @@ func (c *Consumer) try(ctx context.Context, what string, do func() error) bool {
 			return true
 		}
 		c.metrics.retries.Inc()
-		t := time.NewTimer(min(wait.NextBackOff(), retryMax))
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		if !wait(ctx, min(pause.NextBackOff(), retryMax)) {
 			return false
-		case <-t.C:
 		}
 	}
 }

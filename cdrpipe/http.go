@@ -23,19 +23,30 @@ const (
 
 // Routes serves what w holds, for reading only and without authentication:
 //
-//	GET /v1/cdrs     ?tenant= kind= call= since= until= after= limit=
-//	GET /v1/gaps     ?since= limit=
-//	GET /v1/summary  ?since=
+//	GET /v1/cdrs         ?tenant= kind= call= since= until= after= limit=
+//	GET /v1/cdrs/export  ?tenant= kind= after= limit= format=ndjson|csv
+//	GET /v1/gaps         ?since= limit=
+//	GET /v1/kpis         ?tenant= pool= node= since= until= bucket= by=tenant,pool,node
+//	GET /v1/summary      ?since=
 //
 // Times are RFC 3339 or seconds since 1970. /v1/cdrs answers a JSON object
 // with records and next, the value of after for the following page; or, asked
 // with Accept: application/x-ndjson, a record a line and next in the header
 // Bulkhead-Next. next is empty behind the last page.
+//
+// /v1/cdrs is in the order of calls, so a record that is stored late can be
+// before a page that was read. /v1/cdrs/export is in the order of storing: who
+// keeps the header Bulkhead-Next and goes on from it gets every record, and a
+// record again when a better report changed it. There is always a next; a page
+// of fewer lines than limit was the last for now. The bucket of /v1/kpis is a
+// duration such as 15m or 24h.
 func Routes(w Warehouse) http.Handler {
 	a := &api{warehouse: w}
 	r := chi.NewRouter()
 	r.Get("/v1/cdrs", a.records)
+	r.Get("/v1/cdrs/export", a.export)
 	r.Get("/v1/gaps", a.gaps)
+	r.Get("/v1/kpis", a.kpis)
 	r.Get("/v1/summary", a.summary)
 	return r
 }
@@ -66,12 +77,67 @@ func (a *api) records(w http.ResponseWriter, req *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set(nextHeader, next)
-	enc := json.NewEncoder(w)
-	for i := range rows {
-		if enc.Encode(&rows[i]) != nil {
-			return // the asker has gone
+	_ = NewNDJSON(w).Write(rows) // the asker may have gone
+}
+
+func (a *api) export(w http.ResponseWriter, req *http.Request) {
+	q := query{values: req.URL.Query()}
+	e := Export{Tenant: bulkhead.TenantID(q.values.Get("tenant")), Kind: q.kind(), Limit: q.limit()}
+	var err error
+	if e.After, err = ParsePosition(q.values.Get("after")); err != nil {
+		q.bad("after", err.Error())
+	}
+	kind, to := "application/x-ndjson", NewNDJSON(w)
+	switch q.values.Get("format") {
+	case "", "ndjson":
+	case "csv":
+		kind, to = "text/csv; charset=utf-8; header=present", NewCSV(w, true)
+	default:
+		q.bad("format", "must be ndjson or csv")
+	}
+	if err := q.err(); err != nil {
+		problem(w, err)
+		return
+	}
+	rows, next, err := a.warehouse.Export(req.Context(), e)
+	if err != nil {
+		problem(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Disposition", "attachment")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set(nextHeader, next.String())
+	_ = to.Write(rows) // the asker may have gone
+}
+
+func (a *api) kpis(w http.ResponseWriter, req *http.Request) {
+	q := query{values: req.URL.Query()}
+	k := KPIQuery{
+		Since: q.time("since"), Until: q.time("until"),
+		Tenant: bulkhead.TenantID(q.values.Get("tenant")), Pool: bulkhead.PoolID(q.values.Get("pool")), Node: bulkhead.NodeID(q.values.Get("node")),
+	}
+	if s := q.values.Get("bucket"); s != "" {
+		var err error
+		if k.Bucket, err = time.ParseDuration(s); err != nil {
+			q.bad("bucket", "must be a duration such as 15m or 24h")
 		}
 	}
+	for d := range strings.SplitSeq(q.values.Get("by"), ",") {
+		if d != "" {
+			k.By = append(k.By, Dimension(d))
+		}
+	}
+	if err := q.err(); err != nil {
+		problem(w, err)
+		return
+	}
+	kpis, err := a.warehouse.KPIs(req.Context(), k)
+	if err != nil {
+		problem(w, err)
+		return
+	}
+	answer(w, map[string]any{"kpis": append([]KPI{}, kpis...)})
 }
 
 func (a *api) gaps(w http.ResponseWriter, req *http.Request) {
@@ -108,16 +174,11 @@ func parseFilter(values url.Values) (Filter, error) {
 	q := query{values: values}
 	f := Filter{
 		Tenant: bulkhead.TenantID(values.Get("tenant")),
-		Kind:   cdr.Kind(values.Get("kind")),
+		Kind:   q.kind(),
 		Call:   values.Get("call"),
 		Since:  q.time("since"),
 		Until:  q.time("until"),
 		Limit:  q.limit(),
-	}
-	switch f.Kind {
-	case "", cdr.Leg, cdr.Refused, cdr.Failover:
-	default:
-		q.bad("kind", "must be leg, refused or failover")
 	}
 	var err error
 	if f.After, err = ParseCursor(values.Get("after")); err != nil {
@@ -137,6 +198,16 @@ func (q *query) bad(field, msg string) {
 }
 
 func (q *query) err() error { return errors.Join(q.errs...) }
+
+func (q *query) kind() cdr.Kind {
+	k := cdr.Kind(q.values.Get("kind"))
+	switch k {
+	case "", cdr.Leg, cdr.Refused, cdr.Failover:
+	default:
+		q.bad("kind", "must be leg, refused or failover")
+	}
+	return k
+}
 
 func (q *query) time(field string) time.Time {
 	s := q.values.Get(field)

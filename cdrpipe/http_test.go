@@ -24,7 +24,7 @@ func get(t *testing.T, h http.Handler, url, accept string) *httptest.ResponseRec
 func TestRoutes(t *testing.T) {
 	s := openTemp(t)
 	h := Routes(s)
-	for _, url := range []string{"/v1/cdrs", "/v1/gaps", "/v1/summary"} {
+	for _, url := range []string{"/v1/cdrs", "/v1/gaps", "/v1/summary", "/v1/kpis?by=tenant"} {
 		if w := get(t, h, url, ""); w.Code != 200 || !strings.Contains(w.Body.String(), "[]") {
 			t.Errorf("%s of an empty warehouse: %d %s", url, w.Code, w.Body)
 		}
@@ -73,7 +73,7 @@ func TestRoutes(t *testing.T) {
 		if err := json.Unmarshal([]byte(lines[0]), &r); err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(Row{Record: fullRecord(1), BilledMS: 2000}, r); d != "" {
+		if d := cmp.Diff(newRow(fullRecord(1)), r); d != "" {
 			t.Error(d)
 		}
 	})
@@ -87,12 +87,53 @@ func TestRoutes(t *testing.T) {
 	})
 }
 
+func TestRoutesExport(t *testing.T) {
+	s := openTemp(t)
+	h := Routes(s)
+	var got []string
+	after := ""
+	for i := range 5 { // a page, then one more record
+		insert(t, s, entry(fullRecord(9-i)))
+		w := get(t, h, "/v1/cdrs/export?format=csv&after="+after, "")
+		lines := strings.Split(strings.TrimSpace(w.Body.String()), "\n")
+		if w.Code != 200 || len(lines) != 2 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/csv") || !strings.HasPrefix(lines[0], "id,kind,") {
+			t.Fatalf("%d %v\n%s", w.Code, w.Header(), w.Body)
+		}
+		got = append(got, strings.Split(lines[1], ",")[10])
+		if after = w.Header().Get("Bulkhead-Next"); after == "" {
+			t.Fatal("there is no next")
+		}
+	}
+	if d := cmp.Diff([]string{"leg-0009", "leg-0008", "leg-0007", "leg-0006", "leg-0005"}, got); d != "" {
+		t.Error(d)
+	}
+	w := get(t, h, "/v1/cdrs/export?after="+after, "")
+	if w.Body.Len() != 0 || w.Header().Get("Bulkhead-Next") != after {
+		t.Errorf("behind the end: %v\n%s", w.Header(), w.Body)
+	}
+	if w := get(t, h, "/v1/cdrs/export?limit=2&tenant=t2", ""); strings.Count(w.Body.String(), "\n") != 2 {
+		t.Errorf("two of t2: %s", w.Body)
+	}
+}
+
+func TestRoutesKPIs(t *testing.T) {
+	s := openTemp(t)
+	insert(t, s, entry(fullRecord(0)), entry(fullRecord(1)))
+	w := get(t, Routes(s), "/v1/kpis?by=tenant,pool&bucket=1h&since=2026-01-01T00:00:00Z&until=1900000000&node=fs1", "")
+	want := `{"kpis":[{"time":"2026-01-02T03:00:00Z","tenant":"t0","pool":"p1","attempts":1,"answered":1,"effective":1,`
+	if w.Code != 200 || !strings.HasPrefix(w.Body.String(), want) || !strings.Contains(w.Body.String(), `"ser":100,"seer":100,"isa":0,"asr":100,"ner":100,`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestRoutesRefuse(t *testing.T) {
 	s := openTemp(t)
 	h := Routes(s)
 	for _, url := range []string{
 		"/v1/cdrs?limit=0", "/v1/cdrs?limit=10001", "/v1/cdrs?limit=x", "/v1/cdrs?kind=odd", "/v1/cdrs?since=yesterday",
 		"/v1/cdrs?after=zz", "/v1/gaps?since=-1", "/v1/gaps?limit=-1", "/v1/summary?since=x",
+		"/v1/cdrs/export?limit=0", "/v1/cdrs/export?after=5-6a7ba5a5dcb86f34ed54cfbd8eaa3c1e", "/v1/cdrs/export?format=xml", "/v1/cdrs/export?kind=odd",
+		"/v1/kpis?bucket=1s", "/v1/kpis?bucket=day", "/v1/kpis?by=cause", "/v1/kpis?since=x",
 	} {
 		w := get(t, h, url, "")
 		if w.Code != 400 || w.Header().Get("Content-Type") != "application/problem+json" {
@@ -102,7 +143,7 @@ func TestRoutesRefuse(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, url := range []string{"/v1/cdrs", "/v1/gaps", "/v1/summary"} {
+	for _, url := range []string{"/v1/cdrs", "/v1/cdrs/export", "/v1/gaps", "/v1/summary", "/v1/kpis"} {
 		if w := get(t, h, url, ""); w.Code != 503 || strings.Contains(w.Body.String(), "sql") {
 			t.Errorf("%s of a closed warehouse: %d %s", url, w.Code, w.Body)
 		}

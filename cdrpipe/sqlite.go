@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 	"github.com/bulkhead-voip/bulkhead/cdr"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations/sqlite/*.sql
 var migrations embed.FS
 
 // SQLite is a Warehouse in one file. What Insert returned for survives a
@@ -66,7 +67,7 @@ func open(path string, pragmas ...string) (*sql.DB, error) {
 }
 
 func migrate(ctx context.Context, db *sql.DB) error {
-	sub, err := fs.Sub(migrations, "migrations")
+	sub, err := fs.Sub(migrations, "migrations/sqlite")
 	if err != nil {
 		return fmt.Errorf("find migrations: %w", err)
 	}
@@ -92,14 +93,52 @@ func (s *SQLite) Close() error {
 }
 
 // columns of the table cdr in the order of args and scan, without id.
-const columns = `time_us, schema, kind, source, cell, node, sbc, pool, tenant, revision, leg, call, sip_call_id,
-	direction, caller, callee, start_us, ring_us, answer_us, end_us, billed_ms, sip_code, q850, cause, codec, rtp_in, rtp_out, gap`
+const columns = `time_us, schema, kind, source, sources, prov, cell, node, sbc, pool, tenant, revision, leg, call, sip_call_id,
+	direction, caller, callee, start_us, ring_us, answer_us, end_us, billed_ms, sip_code, q850, cause, codec, hangup_by,
+	rtp_in, rtp_out, rtp_lost, jitter_ms, mos, clock_offset_ns, attrs, gap, seq`
 
-func args(r *cdr.Record) []any {
-	return []any{r.ID.String(), micros(timeOf(r)), r.Schema, string(r.Kind), string(r.Source), string(r.Cell), string(r.Node), string(r.SBC),
+func args(r *Row, seq int64) ([]any, error) {
+	attrs, err := texts(r.Attrs)
+	if err != nil {
+		return nil, err
+	}
+	prov, err := texts(provTexts(&r.Record))
+	if err != nil {
+		return nil, err
+	}
+	return []any{
+		r.ID.String(), micros(r.Time()), r.Schema, string(r.Kind), string(r.Source), joinSources(r.Sources), prov, string(r.Cell), string(r.Node), string(r.SBC),
 		string(r.Pool), string(r.Tenant), int64(r.Revision), r.Leg, r.Call, r.SIPCallID,
-		string(r.Direction), r.Caller, r.Callee, null(r.Start), null(r.Ring), null(r.Answer), null(r.End), r.Billed().Milliseconds(),
-		r.SIPCode, r.Q850, r.Cause, r.Codec, r.RTPIn, r.RTPOut, r.Gap}
+		string(r.Direction), r.Caller, r.Callee, null(r.Start), null(r.Ring), null(r.Answer), null(r.End), r.BilledMS,
+		r.SIPCode, r.Q850, r.Cause, r.Codec, r.HangupBy,
+		r.RTPIn, r.RTPOut, r.RTPLost, r.JitterMS, r.MOS, int64(r.ClockOffset), attrs, r.Gap, seq,
+	}, nil
+}
+
+// texts is a map as a column's value; empty if there is nothing in it.
+func texts(m map[string]string) (string, error) {
+	if len(m) == 0 {
+		return "", nil
+	}
+	b, err := json.Marshal(m)
+	return string(b), err
+}
+
+func joinSources(sources []cdr.Source) string {
+	parts := make([]string, len(sources))
+	for i, s := range sources {
+		parts[i] = string(s)
+	}
+	return strings.Join(parts, ",")
+}
+
+func splitSources(s string) (sources []cdr.Source) {
+	for part := range strings.SplitSeq(s, ",") {
+		if part != "" {
+			sources = append(sources, cdr.Source(part))
+		}
+	}
+	return sources
 }
 
 // null is the column value of a time that may be unknown.
@@ -111,23 +150,37 @@ func null(t time.Time) any {
 }
 
 func scan(scan func(...any) error) (Row, error) {
+	r, _, err := scanSeq(scan)
+	return r, err
+}
+
+func scanSeq(scan func(...any) error) (Row, int64, error) {
 	var (
 		r                        Row
-		id                       string
-		timeUS, revision         int64
+		id, sources, prov, attrs string
+		provs                    map[string]string
+		timeUS, revision, seq    int64
 		start, ring, answer, end sql.NullInt64
 	)
-	err := scan(&id, &timeUS, &r.Schema, &r.Kind, &r.Source, &r.Cell, &r.Node, &r.SBC,
+	err := scan(&id, &timeUS, &r.Schema, &r.Kind, &r.Source, &sources, &prov, &r.Cell, &r.Node, &r.SBC,
 		&r.Pool, &r.Tenant, &revision, &r.Leg, &r.Call, &r.SIPCallID,
 		&r.Direction, &r.Caller, &r.Callee, &start, &ring, &answer, &end, &r.BilledMS,
-		&r.SIPCode, &r.Q850, &r.Cause, &r.Codec, &r.RTPIn, &r.RTPOut, &r.Gap)
-	if err != nil {
-		return Row{}, err
+		&r.SIPCode, &r.Q850, &r.Cause, &r.Codec, &r.HangupBy,
+		&r.RTPIn, &r.RTPOut, &r.RTPLost, &r.JitterMS, &r.MOS, &r.ClockOffset, &attrs, &r.Gap, &seq)
+	if err == nil && attrs != "" {
+		err = json.Unmarshal([]byte(attrs), &r.Attrs)
 	}
+	if err == nil && prov != "" {
+		err = json.Unmarshal([]byte(prov), &provs)
+	}
+	if err != nil {
+		return Row{}, 0, err
+	}
+	r.Sources, r.Prov = splitSources(sources), provOf(provs)
 	r.Revision = bulkhead.RevisionNumber(revision)
 	r.Start, r.Ring = fromMicros(start.Int64), fromMicros(ring.Int64)
 	r.Answer, r.End = fromMicros(answer.Int64), fromMicros(end.Int64)
-	return r, r.ID.UnmarshalText([]byte(id))
+	return r, seq, r.ID.UnmarshalText([]byte(id))
 }
 
 // Insert implements Warehouse; on an error nothing is stored.
@@ -135,6 +188,9 @@ func (s *SQLite) Insert(ctx context.Context, entries []cdr.Entry) error {
 	records, gaps := merged(entries)
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		if err := putRecords(ctx, tx, records); err != nil {
+			return err
+		}
+		if err := putRaw(ctx, tx, entries); err != nil {
 			return err
 		}
 		return putGaps(ctx, tx, gaps)
@@ -156,8 +212,10 @@ func (s *SQLite) inTx(ctx context.Context, do func(*sql.Tx) error) error {
 	return tx.Commit()
 }
 
-func putRecords(ctx context.Context, tx *sql.Tx, records []cdr.Record) (err error) {
-	if len(records) == 0 {
+// putRecords writes what is new. A row that a report does not change keeps its
+// place in the order of storing.
+func putRecords(ctx context.Context, tx *sql.Tx, rows []Row) (err error) {
+	if len(rows) == 0 {
 		return nil
 	}
 	get, err := tx.PrepareContext(ctx, "SELECT id, "+columns+" FROM cdr WHERE id = ?")
@@ -171,23 +229,41 @@ func putRecords(ctx context.Context, tx *sql.Tx, records []cdr.Record) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, put.Close()) }()
+	seq, err := nextSeq(ctx, tx)
+	if err != nil {
+		return err
+	}
 	sums := sums{}
-	for i := range records {
-		r := &records[i]
+	for i := range rows {
+		r := &rows[i]
 		old, err := scan(get.QueryRowContext(ctx, r.ID.String()).Scan)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
 		if err == nil {
-			*r = cdr.Merge(old.Record, *r)
+			if *r = newRow(cdr.Merge(old.Record, r.Record)); reflect.DeepEqual(old, *r) {
+				continue
+			}
 			sums.add(&old.Record, -1)
 		}
-		sums.add(r, 1)
-		if _, err := put.ExecContext(ctx, args(r)...); err != nil {
+		sums.add(&r.Record, 1)
+		values, err := args(r, seq)
+		if err != nil {
+			return err
+		}
+		if _, err := put.ExecContext(ctx, values...); err != nil {
 			return err
 		}
 	}
 	return sums.put(ctx, tx)
+}
+
+// nextSeq returns a number above all that were given, whatever the clock does.
+// The clock is for the case that the newest rows have been deleted.
+func nextSeq(ctx context.Context, tx *sql.Tx) (int64, error) {
+	var last int64
+	err := tx.QueryRowContext(ctx, "SELECT coalesce(max(seq), 0) FROM cdr").Scan(&last)
+	return max(last+1, time.Now().UnixMicro()), err
 }
 
 const gapColumns = "id, cell, node, from_us, to_us, reason, legs"

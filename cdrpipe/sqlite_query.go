@@ -60,6 +60,35 @@ func (f *Filter) where() (string, []any) {
 	return " WHERE " + strings.Join(terms, " AND "), values
 }
 
+// Export implements Warehouse. Batches are stored one after the other, so
+// what is behind a position when it is read stays behind it.
+func (s *SQLite) Export(ctx context.Context, e Export) ([]Row, Position, error) {
+	if e.Limit < 1 || e.Limit > MaxLimit {
+		return nil, e.After, fmt.Errorf("export call records: the limit is %d, it must be 1 to %d: %w", e.Limit, MaxLimit, bulkhead.Invalid)
+	}
+	where, values := "WHERE (seq, id) > (?, ?)", []any{e.After.Seq, e.After.ID.String()}
+	if e.Tenant != "" {
+		where, values = where+" AND tenant = ?", append(values, string(e.Tenant))
+	}
+	if e.Kind != "" {
+		where, values = where+" AND kind = ?", append(values, string(e.Kind))
+	}
+	next := e.After
+	rows, err := s.read.QueryContext(ctx, "SELECT id, "+columns+" FROM cdr "+where+" ORDER BY seq, id LIMIT ?", append(values, e.Limit)...)
+	if err != nil {
+		return nil, next, fmt.Errorf("export call records: %w", err)
+	}
+	out, err := collect(rows, func(scan func(...any) error) (Row, error) {
+		r, seq, err := scanSeq(scan)
+		next = Position{Seq: seq, ID: r.ID}
+		return r, err
+	})
+	if err != nil {
+		return nil, e.After, fmt.Errorf("export call records: %w", err)
+	}
+	return out, next, nil
+}
+
 // collect reads all rows and closes them.
 func collect[T any](rows *sql.Rows, scan func(func(...any) error) (T, error)) (out []T, err error) {
 	defer func() { err = errors.Join(err, rows.Close()) }()

@@ -3,11 +3,9 @@ package cdrpipe
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -26,6 +24,18 @@ type Warehouse interface {
 	Quarantine(ctx context.Context, payloads []Undecodable) error
 	// Records returns records in the order of Row.Cursor, at most f.Limit.
 	Records(ctx context.Context, f Filter) ([]Row, error)
+	// Export returns records in the order in which they were stored, at most
+	// e.Limit, and the position behind the last of them. Who goes on from
+	// there gets every record at least once, however late it was stored, and
+	// again, with the same id, when a better report changed it.
+	Export(ctx context.Context, e Export) ([]Row, Position, error)
+	// KPIs returns the counts that q asks for, in the order of time, tenant,
+	// pool and node. The error is bulkhead.Invalid if they are more than
+	// MaxLimit.
+	KPIs(ctx context.Context, q KPIQuery) ([]KPI, error)
+	// Raw returns the raw events of a record that are still kept, as Entry.Raw
+	// had them, the oldest first.
+	Raw(ctx context.Context, id cdr.ID) ([][]byte, error)
 	// Gaps returns gaps that touch the time from since on, those that are
 	// open included, the newest first, at most limit.
 	Gaps(ctx context.Context, since time.Time, limit int) ([]cdr.Gap, error)
@@ -70,6 +80,8 @@ type Row struct {
 	BilledMS int64 `json:"billed_ms"` // Record.Billed in milliseconds, rounded down
 }
 
+func newRow(r cdr.Record) Row { return Row{Record: r, BilledMS: r.Billed().Milliseconds()} }
+
 // Time is what rows are ordered and filtered by: the first time known of the
 // leg, that is its start but for a leg that a bridge first saw while it ran.
 // It is zero if no time at all is known.
@@ -110,14 +122,8 @@ func ParseCursor(s string) (Cursor, error) {
 	if s == "" {
 		return Cursor{}, nil
 	}
-	i := strings.LastIndexByte(s, '-')
-	if i < 0 {
-		return Cursor{}, fmt.Errorf("cursor %.60q is not one of ours; take it from the answer before: %w", s, bulkhead.Invalid)
-	}
-	us, err := strconv.ParseInt(s[:i], 10, 64)
-	var id cdr.ID
-	n, idErr := hex.Decode(id[:], []byte(s[i+1:][:min(len(s)-i-1, 2*len(id))]))
-	if err != nil || idErr != nil || n != len(id) || len(s)-i-1 != 2*len(id) {
+	us, id, err := parsePlace(s)
+	if err != nil {
 		return Cursor{}, fmt.Errorf("cursor %.60q is not one of ours; take it from the answer before: %w", s, bulkhead.Invalid)
 	}
 	return Cursor{Time: fromMicros(us), ID: id}, nil
@@ -158,15 +164,15 @@ func MergeGap(a, b cdr.Gap) cdr.Gap {
 }
 
 // normal brings an entry to the form in which it is stored and compared:
-// times in UTC, cut to microseconds.
+// times in UTC, cut to microseconds, and everything as a merge leaves it.
 func normal(e cdr.Entry) cdr.Entry {
 	var out cdr.Entry
 	if e.Record != nil {
-		r := *e.Record
+		r := cdr.Merge(*e.Record, *e.Record)
 		for _, t := range []*time.Time{&r.Start, &r.Ring, &r.Answer, &r.End} {
 			*t = fromMicros(micros(*t))
 		}
-		out.Record = &r
+		out.Record, out.Raw = &r, e.Raw
 	}
 	if e.Gap != nil {
 		g := *e.Gap
@@ -193,32 +199,59 @@ func fromMicros(us int64) time.Time {
 }
 
 // merged joins the entries of a batch, so that each id is written once.
-func merged(entries []cdr.Entry) ([]cdr.Record, []cdr.Gap) {
-	records, gaps := map[cdr.ID]cdr.Record{}, map[string]cdr.Gap{}
+func merged(entries []cdr.Entry) ([]Row, []cdr.Gap) {
+	records := map[cdr.ID]cdr.Record{}
 	for _, e := range entries {
-		e = normal(e)
-		if r := e.Record; r != nil {
-			if old, ok := records[r.ID]; ok {
-				*r = cdr.Merge(old, *r)
-			}
-			records[r.ID] = *r
+		if e = normal(e); e.Record == nil {
+			continue
 		}
-		if g := e.Gap; g != nil {
-			if old, ok := gaps[g.ID]; ok {
-				*g = MergeGap(old, *g)
-			}
-			gaps[g.ID] = *g
+		r := *e.Record
+		if old, ok := records[r.ID]; ok {
+			r = cdr.Merge(old, r)
 		}
+		records[r.ID] = r
 	}
-	rs := make([]cdr.Record, 0, len(records))
+	rows := make([]Row, 0, len(records))
 	for _, r := range records {
-		rs = append(rs, r)
+		rows = append(rows, newRow(r))
 	}
-	slices.SortFunc(rs, func(a, b cdr.Record) int { return slices.Compare(a.ID[:], b.ID[:]) })
-	gs := make([]cdr.Gap, 0, len(gaps))
-	for _, g := range gaps {
-		gs = append(gs, g)
+	slices.SortFunc(rows, func(a, b Row) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	return rows, mergedGaps(entries)
+}
+
+// provTexts is Record.Prov for a store, and provOf back.
+func provTexts(r *cdr.Record) map[string]string {
+	texts := make(map[string]string, len(r.Prov))
+	for source, fields := range r.Prov {
+		texts[string(source)] = fields.String()
 	}
-	slices.SortFunc(gs, func(a, b cdr.Gap) int { return cmp.Compare(a.ID, b.ID) })
-	return rs, gs
+	return texts
+}
+
+func provOf(texts map[string]string) map[cdr.Source]cdr.Fields {
+	if len(texts) == 0 {
+		return nil
+	}
+	prov := make(map[cdr.Source]cdr.Fields, len(texts))
+	for source, text := range texts {
+		var f cdr.Fields
+		_ = f.UnmarshalText([]byte(text)) // it never fails
+		prov[cdr.Source(source)] = f
+	}
+	return prov
+}
+
+func mergedGaps(entries []cdr.Entry) []cdr.Gap {
+	gaps := map[string]cdr.Gap{}
+	for _, e := range entries {
+		if e.Gap == nil {
+			continue
+		}
+		g := *normal(cdr.Entry{Gap: e.Gap}).Gap
+		if old, ok := gaps[g.ID]; ok {
+			g = MergeGap(old, g)
+		}
+		gaps[g.ID] = g
+	}
+	return slices.SortedFunc(maps.Values(gaps), func(a, b cdr.Gap) int { return cmp.Compare(a.ID, b.ID) })
 }

@@ -149,7 +149,11 @@ func (s *Server) answer(dialect, contentType string, answer Dialect) http.Handle
 		b.question, err = readBody(r, b.question[:0], s.cfg.MaxBody)
 		if err != nil {
 			s.metrics.answers.WithLabelValues(dialect, "bad request").Inc()
-			http.Error(w, "the question could not be read, or is too long", http.StatusRequestEntityTooLarge)
+			status := http.StatusBadRequest
+			if errors.Is(err, errTooLong) {
+				status = http.StatusRequestEntityTooLarge
+			}
+			http.Error(w, "the question could not be read: "+err.Error(), status)
 			return
 		}
 		x := s.live.Load()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -48,6 +49,24 @@ type Config struct {
 	// return the records that it could read. nil: the path is not served.
 	DecodeSBC func(body []byte) ([]cdr.Record, error)
 
+	// DecodeCDR reads a call record that a node's switch wrote by itself, as a
+	// second source of legs. leg is what the request or the file's name calls
+	// the leg. With an error it may return what could be read; then Leg is not
+	// empty. It is called by several goroutines. nil: none are taken.
+	DecodeCDR func(node bulkhead.NodeID, source cdr.Source, leg string, body []byte) (cdr.Record, error)
+	// CDRPassword returns the password with which a node posts such records,
+	// as HTTP Basic with its id as the user; empty: it may not. nil: the path
+	// /freeswitch/cdr is not served.
+	CDRPassword func(node bulkhead.NodeID) string
+	// Sweeps are folders in which nodes leave records that they could not post.
+	Sweeps []Sweep
+	// KeepRaw keeps what second sources sent, compressed, beside the record.
+	// For the nodes' events their Source decides.
+	KeepRaw bool
+
+	// Rules find the tenant of a leg whose switch does not name it; nil: none do.
+	Rules *Rules
+
 	QueueEvents int           // events that wait for the disk, a node; 16 or more
 	QueueBytes  int           // their estimated size in memory, a node; 64 KiB or more
 	OpenLegs    int           // legs remembered as open, a node; further ones are counted only
@@ -87,6 +106,10 @@ func (c *Config) Validate() error {
 	check(c.OpenLegs >= 1, "OpenLegs", "must be 1 or more")
 	check(c.Silence > 0, "Silence", "must be above zero")
 	check(c.GiveUp > 0, "GiveUp", "must be above zero")
+	check(c.DecodeCDR != nil || c.CDRPassword == nil && len(c.Sweeps) == 0, "DecodeCDR", "must be set if records of nodes are taken")
+	for i, w := range c.Sweeps {
+		check(w.Node != "" && w.Dir != "" && filepath.Clean(w.Done) != filepath.Clean(w.Dir), fmt.Sprintf("Sweeps[%d]", i), "must name a node, its folder, and another folder for what is done")
+	}
 	return errors.Join(errs...)
 }
 
@@ -109,6 +132,9 @@ type Bridge struct {
 	rec     *recorder
 
 	wanted chan struct{} // capacity 1: sources changed
+
+	unmatched unmatched
+	packers   sync.Pool // of *cdr.Packer
 
 	mu      sync.Mutex
 	sources map[bulkhead.NodeID]Source
@@ -182,9 +208,14 @@ func (b *Bridge) Run(ctx context.Context) error {
 	drain := make(chan struct{})
 	recorded := make(chan error, 1)
 	go func() { recorded <- b.rec.run(recCtx, drain) }()
+	var sweepers sync.WaitGroup
+	for _, w := range b.cfg.Sweeps {
+		sweepers.Go(func() { newSweeper(b, w).run(ctx) })
+	}
 
 	running := b.supervise(ctx)
 	stopped := b.stopAll(running)
+	sweepers.Wait()
 	close(drain)
 	deadline := time.AfterFunc(stopWait, stopRecorder)
 	defer deadline.Stop()

@@ -6,6 +6,7 @@
 //	node C ─ Source.Run ─ emit ─> queue ─┘      │
 //	        (one goroutine a node)              └─ then ─> journal of open legs
 //	SBC ─ POST /kamailio/events ─ Append ─────────────────> Stream
+//	node ─ POST /freeswitch/cdr, files in its err-log-dir ─ Append ─> Stream
 //
 // A reader never waits: emit puts into its node's bounded queue. At the limit
 // the connection is given up and the time until it is back is a gap.
@@ -21,6 +22,32 @@
 // End, since its end is not known. A node that stays away longer than
 // Config.GiveUp gets these records then, and its gap stays open. A full record
 // of the same leg always wins over such a one (cdr.Merge).
+//
+// Legs that are in the list lived through the gap: their record has Gap set,
+// and reconciled among its Sources. So has one that began in the gap, of which
+// only the list tells until it ends. A list may come from a table that lags
+// behind the events, so a source lists once more (cdr.Listed): a leg that only
+// the first list told of ended in the gap, too.
+//
+// # Second sources
+//
+// What mod_json_cdr posts, or leaves in its err-log-dir, is a second report of
+// a leg, with the same id; cdr.Merge joins them. It is acknowledged, or its
+// file moved away, only when it is durable. If it comes while the node is not
+// heard, the leg needs no synthesised record.
+//
+// # Tenants
+//
+// The tenant is what the switch says it is (Bulkhead's own variables), else
+// what Config.Rules make of the leg's attributes, else that of the call's A
+// leg, while that is open. What has none is stored without, counted, and
+// listed by GET /v1/unmatched.
+//
+// # Clocks
+//
+// All times of a leg are the node's. How far the node's clock is ahead of ours
+// is estimated from the events that came fastest, stands in each record, and
+// puts answers without a time, such as a list of legs, on the node's clock.
 //
 // # What a kill leaves
 //

@@ -18,9 +18,12 @@ import (
 // item is what travels from a node's reader to the recorder: an event, or the
 // mark that the connection was lost.
 type item struct {
-	event cdr.Event
-	lost  string // reason; not empty: the node is not heard from here on
-	size  int
+	event  cdr.Event
+	lost   string // reason; not empty: the node is not heard from here on
+	size   int
+	at     time.Time     // when it was received, by our clock; zero: not known
+	offset time.Duration // of the node's clock then, as clock knows it
+	timed  bool          // offset is known
 }
 
 // errQueueLimit and errSilence end a Run from our side.
@@ -52,6 +55,7 @@ type feed struct {
 	discarded int // events of this connection, since its queue was full
 	dropped   uint64
 	lastErr   string
+	clock     clock
 }
 
 func newFeed(node bulkhead.NodeID, b *Bridge) *feed {
@@ -148,6 +152,9 @@ func (f *feed) emit(ev cdr.Event) {
 	defer f.mu.Unlock()
 	now := time.Now()
 	f.heard = now
+	if !ev.Time.IsZero() {
+		f.clock.sample(ev.Time.Sub(now), now)
+	}
 	size := estimate(&ev)
 	// An empty queue takes any event, or a node with very many legs could never connect.
 	full := len(f.queue) >= f.maxEvents || f.bytes+size > f.maxBytes && len(f.queue) > 0
@@ -164,7 +171,9 @@ func (f *feed) emit(ev cdr.Event) {
 		f.connected, f.since, f.lastErr = true, now, ""
 		f.log.Info("event source is heard", "core", ev.Core, "legs", len(ev.Live))
 	}
-	f.push(item{event: ev, size: size})
+	it := item{event: ev, size: size, at: now}
+	it.offset, it.timed = f.clock.offset()
+	f.push(it)
 }
 
 // lost queues the mark that the node is not heard from here on. It finds room
@@ -234,7 +243,7 @@ func (f *feed) awaitRoom(ctx context.Context) bool {
 // estimate is about what an event takes in memory, in bytes.
 func estimate(ev *cdr.Event) int {
 	r := &ev.Record
-	n := 640 + len(ev.Core) + len(r.Leg) + len(r.Call) + len(r.SIPCallID) + len(r.Caller) + len(r.Callee) + len(r.Cause) + len(r.Codec)
+	n := 640 + len(ev.Raw) + 80*len(r.Attrs) + 640*len(ev.Found) + len(ev.Core) + len(r.Leg) + len(r.Call) + len(r.SIPCallID) + len(r.Caller) + len(r.Callee) + len(r.Cause) + len(r.Codec)
 	for _, l := range ev.Live {
 		n += 16 + len(l)
 	}
@@ -243,7 +252,7 @@ func estimate(ev *cdr.Event) int {
 
 func typeLabel(t cdr.EventType) string {
 	switch t {
-	case cdr.Connected, cdr.Opened, cdr.Answered, cdr.Closed, cdr.Heartbeat:
+	case cdr.Connected, cdr.Listed, cdr.Opened, cdr.Answered, cdr.Closed, cdr.Heartbeat:
 		return string(t)
 	}
 	return "unknown"

@@ -20,20 +20,25 @@ const (
 	sbcAppendWait = 5 * time.Second                  // an SBC asks again, so it need not wait long
 )
 
-// Routes serves POST /kamailio/events, if the bridge can decode such, and
-// GET /status. It has no authentication: mount it where only the operator and
-// the SBCs of the cell reach it.
+// Routes serves POST /kamailio/events and POST /freeswitch/cdr, if the bridge
+// can decode such, GET /status and GET /v1/unmatched. Only /freeswitch/cdr has
+// authentication: mount the others where only the operator and the SBCs of the
+// cell reach them.
 func (b *Bridge) Routes() http.Handler {
 	r := chi.NewRouter()
-	r.Get("/status", b.serveStatus)
+	r.Get("/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Status()) })
+	r.Get("/v1/unmatched", func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Unmatched()) })
 	if b.cfg.DecodeSBC != nil {
 		r.Post("/kamailio/events", b.serveSBC)
+	}
+	if b.cfg.CDRPassword != nil {
+		r.Post("/freeswitch/cdr", b.serveCDR)
 	}
 	return r
 }
 
-func (b *Bridge) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	body, err := json.Marshal(b.Status())
+func answer(w http.ResponseWriter, v any) {
+	body, err := json.Marshal(v)
 	if err != nil {
 		problem(w, http.StatusInternalServerError, err.Error())
 		return
@@ -46,13 +51,8 @@ func (b *Bridge) serveStatus(w http.ResponseWriter, _ *http.Request) {
 // a body until then, so what cannot be decoded is accepted too, raw: refusing
 // it would stop all later reports behind it.
 func (b *Bridge) serveSBC(w http.ResponseWriter, req *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxSBCBody))
-	if err != nil {
-		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-			problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes; send smaller batches", maxSBCBody))
-			return
-		}
-		problem(w, http.StatusBadRequest, "the body could not be read: "+brief(err))
+	body, ok := readBody(w, req, maxSBCBody)
+	if !ok {
 		return
 	}
 	records, decodeErr := b.cfg.DecodeSBC(body)
@@ -80,6 +80,20 @@ func (b *Bridge) serveSBC(w http.ResponseWriter, req *http.Request) {
 		b.metrics.sbcRecords.WithLabelValues(string(records[i].Kind)).Inc()
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// readBody reads a body of at most limit bytes; false: an error was answered.
+func readBody(w http.ResponseWriter, req *http.Request, limit int64) ([]byte, bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, limit))
+	if err == nil {
+		return body, true
+	}
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", limit))
+	} else {
+		problem(w, http.StatusBadRequest, "the body could not be read: "+brief(err))
+	}
+	return nil, false
 }
 
 func (b *Bridge) appendSBC(req *http.Request, payloads [][]byte) error {

@@ -3,6 +3,7 @@ package eventbridge
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ type head struct {
 type line struct {
 	Node   bulkhead.NodeID `json:"node"`
 	Heard  time.Time       `json:"heard,omitzero"`
+	Offset time.Duration   `json:"offset,omitempty"` // of the node's clock, with Heard
 	Core   string          `json:"core,omitempty"`
 	Open   []cdr.Record    `json:"open,omitempty"`   // legs that began, or of which more is known
 	Gone   []string        `json:"gone,omitempty"`   // legs whose record is durable
@@ -51,6 +53,7 @@ type line struct {
 func (n *node) replay(ln *line) {
 	if !ln.Heard.IsZero() {
 		n.heard, n.journaled = ln.Heard, true
+		n.offset = cmp.Or(ln.Offset, n.offset)
 	}
 	if ln.Core != "" {
 		n.core = ln.Core
@@ -240,7 +243,7 @@ func (j *journal) reopen(path string) error {
 }
 
 func (n *node) encode(enc *json.Encoder) error {
-	if err := enc.Encode(line{Node: n.id, Heard: n.heard, Core: n.core, Gap: n.gap}); err != nil {
+	if err := enc.Encode(line{Node: n.id, Heard: n.heard, Offset: n.offset, Core: n.core, Gap: n.gap}); err != nil {
 		return err
 	}
 	names := slices.Sorted(maps.Keys(n.open))

@@ -44,6 +44,10 @@ func connected(sec int, core string, live ...string) cdr.Event {
 	return cdr.Event{Type: cdr.Connected, Time: at(sec), Core: core, Live: live}
 }
 
+func listed(sec int, live ...string) cdr.Event {
+	return cdr.Event{Type: cdr.Listed, Time: at(sec), Live: live}
+}
+
 func heartbeat(sec int) cdr.Event { return cdr.Event{Type: cdr.Heartbeat, Time: at(sec)} }
 
 // fakeSource runs a function for each connection.

@@ -25,6 +25,11 @@ type metrics struct {
 	unencodable   prometheus.Counter
 	sbcRecords    *prometheus.CounterVec
 	sbcUndecoded  prometheus.Counter
+	cdrRecords    *prometheus.CounterVec
+	cdrUndecoded  *prometheus.CounterVec
+	sweepErrors   *prometheus.CounterVec
+	unmatched     *prometheus.CounterVec
+	quarantined   *prometheus.CounterVec
 }
 
 // newMetrics registers with reg, or nowhere if it is nil.
@@ -52,9 +57,15 @@ func newMetrics(reg prometheus.Registerer, b *Bridge) (*metrics, error) {
 		unencodable:   plain("bulkhead_eventbridge_unencodable_total", "Records that could not be encoded, and are lost."),
 		sbcRecords:    counter("bulkhead_eventbridge_sbc_records_total", "Refusals and failovers that SBCs reported.", "kind"),
 		sbcUndecoded:  plain("bulkhead_eventbridge_sbc_undecoded_total", "Bodies from SBCs that could not be decoded whole and went into the stream raw."),
+		cdrRecords:    counter("bulkhead_eventbridge_cdr_records_total", "Call records that nodes posted or left in a folder.", "node", "source"),
+		cdrUndecoded:  counter("bulkhead_eventbridge_cdr_undecoded_total", "Of those, bodies that could not be decoded whole.", "node", "source"),
+		sweepErrors:   counter("bulkhead_eventbridge_sweep_errors_total", "Failed attempts to read a folder of call records, or to move one of its files away.", "node"),
+		unmatched:     counter("bulkhead_eventbridge_unmatched_legs_total", "Legs stored without a tenant, because neither the switch nor a rule names one.", "node"),
+		quarantined:   counter("bulkhead_eventbridge_quarantined_fields_total", "Fields that could not be understood and are kept among the attributes.", "node", "source"),
 	}
 	for _, c := range []prometheus.Collector{m.events, m.dropped, m.gaps, m.untracked, m.invalid, m.append, m.appendErrors,
-		m.journalErrors, m.unencodable, m.sbcRecords, m.sbcUndecoded, newStateCollector(b)} {
+		m.journalErrors, m.unencodable, m.sbcRecords, m.sbcUndecoded,
+		m.cdrRecords, m.cdrUndecoded, m.sweepErrors, m.unmatched, m.quarantined, newStateCollector(b)} {
 		if reg == nil {
 			break
 		}

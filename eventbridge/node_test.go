@@ -97,7 +97,32 @@ func TestNode(t *testing.T) {
 			[]any{connected(50, "core"), lost, connected(9, "core")},
 			[]string{"gap from 50s: lost []", "gap 50s to 50s []"}, nil,
 		},
-		"no name": {[]any{event(cdr.Opened, 1, ""), event(cdr.Closed, 1, strings.Repeat("x", 257))}, nil, nil},
+		"leg of the list ended in the gap after all": {
+			[]any{connected(0, "core"), event(cdr.Opened, 1, "a"), lost, connected(9, "core", "a"), listed(14)},
+			[]string{"gap from 1s: lost []", "gap 1s to 9s []", "gap 1s to 9s [a]", "a synthesised"}, nil,
+		},
+		"leg of the list ended before anybody listened": {
+			[]any{connected(0, "core", "a"), listed(5)}, nil, nil,
+		},
+		"leg was missing in the list": {
+			[]any{connected(0, "core"), lost, connected(9, "core"), listed(14, "a")},
+			[]string{"gap from 0s: lost []", "gap 0s to 9s []"},
+			[]string{"a"},
+		},
+		"leg of the list was heard since": {
+			[]any{connected(0, "core"), event(cdr.Opened, 1, "a"), lost, connected(9, "core", "a"), event(cdr.Answered, 10, "a"), listed(14)},
+			[]string{"gap from 1s: lost []", "gap 1s to 9s []"},
+			[]string{"a"},
+		},
+		"second list lags behind an end": {
+			[]any{connected(0, "core"), event(cdr.Opened, 1, "a"), event(cdr.Closed, 4, "a"), listed(5, "a")},
+			[]string{"a esl"}, nil,
+		},
+		"second list lags behind a begin": {
+			[]any{connected(0, "core"), event(cdr.Opened, 4, "a"), listed(5)}, nil, []string{"a"},
+		},
+		"list before the connection was listed": {[]any{event(cdr.Opened, 4, "a"), listed(5, "b")}, nil, []string{"a"}},
+		"no name":                               {[]any{event(cdr.Opened, 1, ""), event(cdr.Closed, 1, strings.Repeat("x", 257))}, nil, nil},
 		"too many open": {
 			[]any{
 				event(cdr.Opened, 1, "a"), event(cdr.Opened, 1, "b"), event(cdr.Opened, 1, "c"), event(cdr.Opened, 1, "d"),
@@ -137,6 +162,8 @@ func TestSynthesisedRecordHoldsWhatIsKnown(t *testing.T) {
 	got := fx.entries[len(fx.entries)-1].Record
 	want := &cdr.Record{
 		Schema: cdr.SchemaVersion, ID: cdr.NewID("c1", "fs1", "a"), Kind: cdr.Leg, Source: cdr.SourceSynthesised, Cell: "c1", Node: "fs1",
+		Prov: map[cdr.Source]cdr.Fields{cdr.SourceESL: cdr.FieldPool | cdr.FieldTenant | cdr.FieldCall | cdr.FieldDirection |
+			cdr.FieldCaller | cdr.FieldStart | cdr.FieldAnswer | cdr.FieldSIPCode},
 		Tenant: "acme", Pool: "p", Leg: "a", Call: "other", Direction: cdr.Outbound, Caller: "1001",
 		Start: at(1), Answer: at(2), SIPCode: 200, Cause: CauseGap, Gap: fx.entries[0].Gap.ID,
 	}

@@ -37,7 +37,7 @@ type recorder struct {
 
 func newRecorder(b *Bridge, j *journal, nodes map[bulkhead.NodeID]*node) *recorder {
 	for _, n := range nodes {
-		n.maxLegs = b.cfg.OpenLegs
+		n.maxLegs, n.rules = b.cfg.OpenLegs, b.cfg.Rules
 	}
 	return &recorder{bridge: b, journal: j, nodes: nodes, wake: make(chan struct{}, 1)}
 }
@@ -126,7 +126,7 @@ func (r *recorder) apply(id bulkhead.NodeID, items []item, fx *effects) {
 	n := r.nodes[id]
 	if n == nil {
 		n = newNode(id, r.bridge.cfg.Cell)
-		n.maxLegs = r.bridge.cfg.OpenLegs
+		n.maxLegs, n.rules = r.bridge.cfg.OpenLegs, r.bridge.cfg.Rules
 		r.nodes[id] = n
 	}
 	before := *n
@@ -134,7 +134,7 @@ func (r *recorder) apply(id bulkhead.NodeID, items []item, fx *effects) {
 		n.apply(&items[i], time.Now(), fx)
 	}
 	if !n.heard.IsZero() && n.heard != before.heard {
-		fx.after = append(fx.after, line{Node: id, Heard: n.heard})
+		fx.after = append(fx.after, line{Node: id, Heard: n.heard, Offset: n.offset})
 	}
 	m, label := r.bridge.metrics, string(id)
 	m.gaps.WithLabelValues(label).Add(float64(n.gaps - before.gaps))
@@ -152,6 +152,11 @@ func (r *recorder) commit(ctx context.Context, fx *effects) error {
 	r.write(fx.before)
 	if err := r.append(ctx, fx.entries); err != nil {
 		return err
+	}
+	for i := range fx.entries {
+		if rec := fx.entries[i].Record; rec != nil {
+			r.bridge.account(rec)
+		}
 	}
 	r.write(fx.after)
 	// Only now memory and journal agree, so that a rewrite loses nothing.

@@ -24,12 +24,14 @@ type SourceStatus struct {
 	Connected bool            `json:"connected"`
 	Since     time.Time       `json:"since,omitzero"`      // of Connected, by the bridge's clock
 	LastHeard time.Time       `json:"last_heard,omitzero"` // last event stored, by the node's clock
-	OpenLegs  int             `json:"open_legs"`
-	Queued    int             `json:"queued"`          // events that wait to be stored
-	Dropped   uint64          `json:"dropped"`         // events discarded at the queue's limit
-	Gaps      int             `json:"gaps"`            // since the bridge started
-	Gap       *cdr.Gap        `json:"gap,omitempty"`   // the one that is open
-	Error     string          `json:"error,omitempty"` // why it is not connected
+	// ClockOffset is how far the node's clock is ahead of the bridge's.
+	ClockOffset time.Duration `json:"clock_offset_ns"`
+	OpenLegs    int           `json:"open_legs"`
+	Queued      int           `json:"queued"`          // events that wait to be stored
+	Dropped     uint64        `json:"dropped"`         // events discarded at the queue's limit
+	Gaps        int           `json:"gaps"`            // since the bridge started
+	Gap         *cdr.Gap      `json:"gap,omitempty"`   // the one that is open
+	Error       string        `json:"error,omitempty"` // why it is not connected
 
 	received time.Time
 }
@@ -68,7 +70,7 @@ func (f *feed) status() *SourceStatus {
 }
 
 func (n *node) status(s *SourceStatus) {
-	s.LastHeard, s.OpenLegs, s.Gaps = n.heard, len(n.open), n.gaps
+	s.LastHeard, s.ClockOffset, s.OpenLegs, s.Gaps = n.heard, n.offset, len(n.open), n.gaps
 	if n.gap != nil {
 		g := *n.gap
 		s.Gap = &g

@@ -277,6 +277,13 @@ func (c *Conn) Next(ctx context.Context) (Message, error) {
 	}
 }
 
+// Backlog is how many bytes of messages wait for Next.
+func (c *Conn) Backlog() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bytes
+}
+
 // Command sends a command such as "event json HEARTBEAT" and returns its
 // Reply-Text, without the leading "+OK". What the switch answers with anything
 // else is bulkhead.Invalid; no answer in time is bulkhead.Unavailable and ends

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"net/url"
+	"path"
 	"strings"
 	"text/template"
 
@@ -29,7 +30,16 @@ type Params struct {
 	ESL         string   // ip:port of mod_event_socket
 	ESLPassword string
 	Bridges     []string // addresses of the event bridges; empty: loopback
+
+	// CDRURLs are the URLs of the event bridge's /freeswitch/cdr, at most 20,
+	// tried in turn; none: mod_json_cdr is not configured.
+	CDRURLs []string
+	// CDRErrDir is the folder for records that could not be posted, as an
+	// absolute path, which the event bridge sweeps. Required with CDRURLs.
+	CDRErrDir string
 }
+
+const jsonCDRConf = "autoload_configs/json_cdr.conf.xml"
 
 // ConfFile is a file of a FreeSWITCH configuration.
 type ConfFile struct {
@@ -46,15 +56,18 @@ func RenderConf(p Params) ([]ConfFile, error) {
 		return nil, fmt.Errorf("freeswitch configuration of node %q: %w", p.Node, err)
 	}
 	var out []ConfFile
-	err = fs.WalkDir(confFiles, "conf", func(path string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(confFiles, "conf", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		text, err := confFiles.ReadFile(path)
+		if name == "conf/"+jsonCDRConf && len(p.CDRURLs) == 0 {
+			return nil
+		}
+		text, err := confFiles.ReadFile(name)
 		if err != nil {
 			return err
 		}
-		t, err := template.New(path).Funcs(template.FuncMap{"xml": xmlText}).Option("missingkey=error").Parse(string(text))
+		t, err := template.New(name).Funcs(template.FuncMap{"xml": xmlText}).Option("missingkey=error").Parse(string(text))
 		if err != nil {
 			return err
 		}
@@ -62,7 +75,7 @@ func RenderConf(p Params) ([]ConfFile, error) {
 		if err := t.Execute(&b, v); err != nil {
 			return err
 		}
-		out = append(out, ConfFile{Path: strings.TrimPrefix(path, "conf/"), Text: b.Bytes()})
+		out = append(out, ConfFile{Path: strings.TrimPrefix(name, "conf/"), Text: b.Bytes()})
 		return nil
 	})
 	if err != nil {
@@ -103,10 +116,18 @@ func (p Params) values() (confValues, error) {
 		return v, bad("urls", "a node needs a URL of configsvc and an SBC")
 	}
 	for i, s := range p.URLs {
-		u, err := url.Parse(s)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || !isSecret(s) {
+		if !isURL(s) {
 			return v, bad(fmt.Sprintf("urls[%d]", i), "%q is no http or https URL without a password in it", s)
 		}
+	}
+	for i, s := range p.CDRURLs {
+		// The switch puts ?uuid= behind it, whatever it holds.
+		if !isURL(s) || strings.Contains(s, "?") || i >= 20 {
+			return v, bad(fmt.Sprintf("cdr_urls[%d]", i), "%q is no http or https URL without a password and a query in it, or the 21st", s)
+		}
+	}
+	if len(p.CDRURLs) > 0 && (!path.IsAbs(p.CDRErrDir) || !isSecret(p.CDRErrDir)) {
+		return v, bad("cdr_err_dir", "%q is no absolute path without spaces and $ { } < > \"", p.CDRErrDir)
 	}
 	sip, err := netip.ParseAddrPort(p.SIP)
 	if err != nil {
@@ -135,6 +156,11 @@ func (p Params) values() (confValues, error) {
 		v.Bridges = []string{"127.0.0.0/8", "::1/128"}
 	}
 	return v, nil
+}
+
+func isURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil && isSecret(s)
 }
 
 func cidr(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }

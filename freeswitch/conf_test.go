@@ -17,6 +17,7 @@ func goodParams() Params {
 	return Params{
 		Node: "fs1", Token: "t0ken&more", URLs: []string{"http://127.0.0.1:8080/freeswitch/xml", "http://10.0.0.5:8080/freeswitch/xml?a=1&b=2"},
 		SIP: "10.0.1.1:5080", SBCs: []string{"10.0.1.9:5060", "10.0.1.10:5060"}, ESL: "127.0.0.1:8021", ESLPassword: "esl-s3cret",
+		CDRURLs: []string{"http://127.0.0.1:8090/freeswitch/cdr"}, CDRErrDir: "/var/lib/freeswitch/json_cdr",
 	}
 }
 
@@ -56,8 +57,13 @@ func TestRenderConf(t *testing.T) {
 		},
 		"autoload_configs/event_socket.conf.xml": {"param listen-ip=127.0.0.1", "param listen-port=8021", "param password=esl-s3cret"},
 		"autoload_configs/acl.conf.xml":          {"node allow=10.0.1.9/32", "node allow=10.0.1.10/32", "node allow=127.0.0.0/8"},
-		"dialplan/bulkhead.xml":                  {"context bulkhead", "action respond=503 Service Unavailable"},
-		"sip_profiles/internal.xml":              {"profile internal", "param sip-ip=10.0.1.1", "param sip-port=5080", "param context=bulkhead", "param apply-inbound-acl=bulkhead_sbc"},
+		jsonCDRConf: {
+			"param url=http://127.0.0.1:8090/freeswitch/cdr", "param cred=fs1:t0ken&more", "param timeout=2", "param retries=0",
+			"param encode=false", "param encode-values=true", "param log-errors-to-disk=true", "param err-log-dir=/var/lib/freeswitch/json_cdr",
+			"param log-b-leg=true",
+		},
+		"dialplan/bulkhead.xml":     {"context bulkhead", "action respond=503 Service Unavailable"},
+		"sip_profiles/internal.xml": {"profile internal", "param sip-ip=10.0.1.1", "param sip-port=5080", "param context=bulkhead", "param apply-inbound-acl=bulkhead_sbc"},
 	}
 	for _, f := range files {
 		got := params(t, f.Text)
@@ -76,6 +82,36 @@ func TestRenderConf(t *testing.T) {
 	}
 }
 
+// TestJSONCDRLosesNothing holds the choice that the file explains (captures:
+// cdr/failures): no queue, which a shutdown would drop, and one bounded try
+// before the file.
+func TestJSONCDRLosesNothing(t *testing.T) {
+	files, err := RenderConf(goodParams())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(files, func(f ConfFile) bool { return f.Path == jsonCDRConf })
+	if i < 0 {
+		t.Fatal("no " + jsonCDRConf)
+	}
+	for _, p := range params(t, files[i].Text) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(p, "param "), "=")
+		if name == "queue-capacity" || name == "log-dir" {
+			t.Errorf("%s is set", name)
+		}
+	}
+	for _, word := range []string{"chooses to block", "queue-capacity", "SIGKILL"} {
+		if !bytes.Contains(files[i].Text, []byte(word)) {
+			t.Errorf("the file does not explain %q", word)
+		}
+	}
+	p := goodParams()
+	p.CDRURLs = nil
+	if files, err = RenderConf(p); err != nil || slices.ContainsFunc(files, func(f ConfFile) bool { return f.Path == jsonCDRConf }) {
+		t.Errorf("without a URL the module is configured: %v", err)
+	}
+}
+
 func TestParamsRefused(t *testing.T) {
 	for name, change := range map[string]func(*Params){
 		"node": func(p *Params) { p.Node = "a b" }, "token": func(p *Params) { p.Token = "$${x}" }, "colon": func(p *Params) { p.Token = "a:b" },
@@ -84,6 +120,7 @@ func TestParamsRefused(t *testing.T) {
 		"url": func(p *Params) { p.URLs = []string{"ftp://x"} }, "url with password": func(p *Params) { p.URLs = []string{"http://a:b@c/"} },
 		"sip": func(p *Params) { p.SIP = "x" }, "esl": func(p *Params) { p.ESL = "node1:8021" }, "no sbc": func(p *Params) { p.SBCs = nil },
 		"sbc": func(p *Params) { p.SBCs = []string{"10.0.0.1"} }, "bridge": func(p *Params) { p.Bridges = []string{"x"} },
+		"cdr url": func(p *Params) { p.CDRURLs = []string{"http://a/b?c=d"} }, "cdr folder": func(p *Params) { p.CDRErrDir = "json_cdr" },
 	} {
 		p := goodParams()
 		change(&p)

@@ -223,6 +223,12 @@ func TestDialplan(t *testing.T) {
 		{"from the SBC's host, another port", "fs1", map[string]string{"variable_sip_network_port": "5061"}, "respond 403 Forbidden", ""},
 		{"from a node", "fs1", map[string]string{"variable_sip_network_ip": "10.0.1.1", "variable_sip_network_port": "5080"}, "respond 403 Forbidden", ""},
 		{"from the other cell's SBC", "fs1", map[string]string{"variable_sip_network_ip": "10.0.2.9"}, "respond 403 Forbidden", ""},
+		// The headers name a tenant of the very cell that the SBC is in, so that
+		// nothing but the address is wrong.
+		{"from the other cell's SBC, with its own tenant", "fs1", map[string]string{"variable_sip_network_ip": "10.0.2.9",
+			"variable_sip_h_X-Bulkhead-Tenant": "other", "variable_sip_h_X-Bulkhead-SBC": "sbc2", "Hunt-Destination-Number": "1001"}, "respond 403 Forbidden", ""},
+		{"from elsewhere, with all headers of the SBC", "fs1", map[string]string{"variable_sip_network_ip": "203.0.113.7",
+			"variable_sip_h_X-Bulkhead-SBC": "sbc1", "variable_sip_h_X-Bulkhead-User": "1001", "Hunt-Destination-Number": "4930123"}, "respond 403 Forbidden", ""},
 		{"tenant of the other cell", "fs1", map[string]string{"variable_sip_h_X-Bulkhead-Tenant": "other"}, "respond 403 Forbidden", ""},
 		{"no tenant", "fs1", map[string]string{"variable_sip_h_X-Bulkhead-Tenant": ""}, "respond 403 Forbidden", ""},
 		{"variable instead of header", "fs1", map[string]string{"variable_sip_h_X-Bulkhead-Tenant": "", "variable_bulkhead_tenant": "acme", "variable_bulkhead_sbc": "sbc1"}, "respond 403 Forbidden", ""},

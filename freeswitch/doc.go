@@ -1,9 +1,12 @@
 // Package freeswitch is the adapter to FreeSWITCH: it answers mod_xml_curl
-// from a route.Snapshot, and reads call events from mod_event_socket.
+// from a route.Snapshot, reads call events from mod_event_socket, and decodes
+// the records of mod_json_cdr.
 //
 //	              POST /freeswitch/xml (configsvc)
 //	FreeSWITCH ──────────────────────────────────> ParseRequest ─> Call ─> route.Decide
 //	           <────────────────────────────────── RenderDialplan / directory <─┘
+//
+//	FreeSWITCH ── POST /freeswitch/cdr (eventbridge) ──> CDRDecoder ─> cdr.Record
 //
 //	FreeSWITCH ══ ESL ══> Conn: reader goroutine ══> bounded queue ══> Source.Run ──> emit(cdr.Event)
 //
@@ -17,7 +20,7 @@
 //
 // The switch needs mod_sofia, mod_dptools, mod_commands, mod_dialplan_xml,
 // mod_xml_curl (loaded before every other module whose configuration is to be
-// asked for) and mod_event_socket. The files in conf/ are the whole
+// asked for) and mod_event_socket; mod_json_cdr for a second report of each leg. The files in conf/ are the whole
 // configuration that is particular to Bulkhead; RenderConf fills them in.
 //
 // # Limits

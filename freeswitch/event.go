@@ -38,11 +38,28 @@ type Event struct {
 	TermStatus, FailureStatus    string // variable_sip_term_status, variable_sip_invite_failure_status
 	ProtoCause, BridgeProtoCause string // variable_proto_specific_hangup_cause, variable_last_bridge_...
 	PacketsIn, PacketsOut        string // variable_rtp_audio_in_packet_count, _out_
+	Spacing, Variance            string // variable_rtp_audio_in_mean_interval, _jitter_max_variance
+	Flaws, MOS                   string // variable_rtp_audio_in_flaw_total, _mos
+
+	// What a tenant rule may look at.
+	Context, Profile, Domain, Account string // Caller-Context, variable_sofia_profile_name, _domain_name, _accountcode
 
 	// The channel variables that a dialplan answer exports.
 	Tenant, Pool, SBC, Revision, Status string
 	// The headers that an SBC adds; anybody could have sent them.
 	HeaderTenant, HeaderSBC, HeaderRevision string
+
+	// Variables that were asked for by name; see Var.
+	names, values []string
+}
+
+// Var returns the value of a channel variable that was asked for, or that a
+// field of Event is made of.
+func (e *Event) Var(name string) string {
+	if slot := e.variable([]byte(name)); slot != nil {
+		return *slot
+	}
+	return ""
 }
 
 // slot returns where a field's value belongs, or nil.
@@ -80,6 +97,8 @@ func (e *Event) slot(name []byte) *string {
 		return &e.CallerID
 	case "Caller-Destination-Number":
 		return &e.Destination
+	case "Caller-Context":
+		return &e.Context
 	}
 	if v, ok := bytes.CutPrefix(name, []byte("variable_")); ok {
 		return e.variable(v)
@@ -117,6 +136,20 @@ func (e *Event) variable(name []byte) *string {
 		return &e.PacketsIn
 	case "rtp_audio_out_packet_count":
 		return &e.PacketsOut
+	case "rtp_audio_in_mean_interval":
+		return &e.Spacing
+	case "rtp_audio_in_jitter_max_variance":
+		return &e.Variance
+	case "rtp_audio_in_flaw_total":
+		return &e.Flaws
+	case "rtp_audio_in_mos":
+		return &e.MOS
+	case "sofia_profile_name":
+		return &e.Profile
+	case "domain_name":
+		return &e.Domain
+	case "accountcode":
+		return &e.Account
 	case varTenant:
 		return &e.Tenant
 	case varPool:
@@ -134,6 +167,22 @@ func (e *Event) variable(name []byte) *string {
 	case "sip_h_X-Bulkhead-Revision":
 		return &e.HeaderRevision
 	}
+	return e.asked(name)
+}
+
+// ask makes room for the values of variables by name.
+func (e *Event) ask(vars []string) {
+	if len(vars) > 0 {
+		e.names, e.values = vars, make([]string, len(vars))
+	}
+}
+
+func (e *Event) asked(name []byte) *string {
+	for i, n := range e.names {
+		if n == string(name) {
+			return &e.values[i]
+		}
+	}
 	return nil
 }
 
@@ -147,11 +196,19 @@ func take(slot *string, value string) {
 
 // DecodeJSON reads the body of a text/event-json frame. Values may be strings
 // or arrays of strings (an array counts as its first element), in any bytes.
-// What is no JSON object, or has no Event-Name, is bulkhead.Invalid.
-func DecodeJSON(body []byte) (Event, error) {
+// What is no JSON object, or has no Event-Name, is bulkhead.Invalid. The
+// channel variables named in vars are kept for Var.
+func DecodeJSON(body []byte, vars ...string) (Event, error) {
 	var e Event
+	e.ask(vars)
 	s := scanner{b: body}
-	if err := s.object(&e); err != nil {
+	err := s.document(func(name []byte) error {
+		if slot := e.slot(name); slot != nil {
+			return s.value(slot)
+		}
+		return s.skip(0)
+	})
+	if err != nil {
 		return Event{}, fmt.Errorf("decode event of %d bytes at byte %d: %w: %w", len(body), s.i, bulkhead.Invalid, err)
 	}
 	if e.Name == "" {
@@ -162,8 +219,10 @@ func DecodeJSON(body []byte) (Event, error) {
 
 // DecodePlain reads the body of a text/event-plain frame: "Name: value" lines
 // with percent-encoded values. What has no Event-Name is bulkhead.Invalid.
-func DecodePlain(body []byte) (Event, error) {
+// vars are as for DecodeJSON.
+func DecodePlain(body []byte, vars ...string) (Event, error) {
 	var e Event
+	e.ask(vars)
 	for line := range bytes.Lines(body) {
 		line = bytes.TrimRight(line, "\r\n")
 		if len(line) == 0 {
@@ -234,14 +293,16 @@ func moment(s string) time.Time {
 	return time.Time{}
 }
 
+// maxText bounds a text in a record, in bytes.
+const maxText = 256
+
 // text makes what a caller sent fit for a record: valid UTF-8, bounded.
 func text(s string) string {
-	const limit = 256
-	if len(s) > limit {
-		s = s[:limit]
-	}
 	if !utf8.ValidString(s) {
-		s = strings.ToValidUTF8(s, "\uFFFD")
+		s = strings.ToValidUTF8(s[:min(len(s), 2*maxText)], "\uFFFD")
+	}
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
 	}
 	return s
 }

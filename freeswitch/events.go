@@ -1,6 +1,7 @@
 package freeswitch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +34,22 @@ type SourceConfig struct {
 	// for legs that no dialplan answer of ours has marked. Nil: their tenant
 	// stays unknown.
 	SBCAt func(netip.AddrPort) (bulkhead.SBCID, bool)
+	// Vars names channel variables whose values a record keeps among its
+	// attributes, for tenant rules.
+	Vars []string
+	// KeepRaw hands on the event that ended a leg, compressed. That takes longer
+	// than everything else about an event, so it is left out, and counted, while
+	// more than rawBacklog bytes of events wait.
+	KeepRaw bool
+	// Relist is how long after Connected the live channels are asked for once
+	// more. 0: 5 s, which is well above the delay of the switch's table.
+	Relist time.Duration
 }
+
+const (
+	defaultRelist = 5 * time.Second
+	rawBacklog    = 1 << 20
+)
 
 // Source hears the call events of one FreeSWITCH.
 type Source struct {
@@ -61,8 +77,10 @@ func (s *Source) Node() bulkhead.NodeID { return s.cfg.Node }
 // Run is one connection: it subscribes, asks for the core's uuid, asks for the
 // live channels, emits cdr.Connected at the place of that answer in the stream
 // and everything else as it comes. An event before Connected may be of a leg
-// that Connected lists, and since the switch keeps its list of channels with a
-// delay, a leg may be missing from it whose Opened was emitted just before.
+// that Connected lists. The switch keeps its list of channels with a delay, so
+// a leg may be missing from it that began just before, or still be in it though
+// it ended just before; that is why the list is asked for once more, and
+// emitted as cdr.Listed. Neither has a time: the answers carry none.
 //
 // emit is called from one goroutine. It returns nil when ctx ends, else the
 // error that ended the connection. Nothing is kept for a listener that is away,
@@ -98,6 +116,8 @@ func (s *Source) run(ctx context.Context, emit func(cdr.Event)) error {
 	if err := conn.Request(ctx, cmdChannels); err != nil {
 		return err
 	}
+	defer s.relist(ctx, conn)()
+	h := hearing{Source: s, core: core, emit: emit, backlog: conn.Backlog}
 	for {
 		m, err := conn.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -106,45 +126,90 @@ func (s *Source) run(ctx context.Context, emit func(cdr.Event)) error {
 		if err != nil {
 			return err
 		}
-		if err := s.message(m, core, emit); err != nil {
+		if err := h.message(m); err != nil {
 			return err
 		}
 	}
 }
 
+// relist asks for the live channels once more, later. stop gives that up.
+func (s *Source) relist(ctx context.Context, conn *Conn) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTimer(cmp.Or(s.cfg.Relist, defaultRelist))
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+			if err := conn.Request(ctx, cmdChannels); err != nil && ctx.Err() == nil {
+				s.log.Warn("live channels were not listed again", "err", err)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// hearing is one connection of a source.
+type hearing struct {
+	*Source
+	core    string
+	emit    func(cdr.Event)
+	backlog func() int // bytes of events that wait
+	listed  bool       // the live channels were listed before
+	packer  cdr.Packer
+}
+
 // message maps one message of the stream.
-func (s *Source) message(m Message, core string, emit func(cdr.Event)) error {
+func (h *hearing) message(m Message) error {
 	var e Event
 	var err error
 	switch m.Type {
 	case typeEventJSON:
-		e, err = DecodeJSON(m.Body)
+		e, err = DecodeJSON(m.Body, h.cfg.Vars...)
 	case typeEventPlain: // somebody else's command cannot switch ours, but a proxy may
-		e, err = DecodePlain(m.Body)
+		e, err = DecodePlain(m.Body, h.cfg.Vars...)
 	case typeResponse:
-		live, err := decodeChannels(m.Body)
-		if err != nil {
-			return err
-		}
-		// The answer carries no time, so this one is by our own clock.
-		emit(cdr.Event{Type: cdr.Connected, Time: time.Now().UTC(), Core: core, Live: live})
-		return nil
+		return h.channels(m.Body)
 	default:
-		s.m.ignored.WithLabelValues("unknown frame").Inc()
+		h.m.ignored.WithLabelValues("unknown frame").Inc()
 		return nil
 	}
 	if err != nil {
-		s.m.ignored.WithLabelValues("undecodable").Inc()
-		s.log.Warn("event left out", "err", err)
+		h.m.ignored.WithLabelValues("undecodable").Inc()
+		h.log.Warn("event left out", "err", err)
 		return nil
 	}
-	s.event(&e, emit)
+	h.event(&e, m.Body)
 	return nil
 }
 
+// channels maps a list of the live channels.
+func (h *hearing) channels(body []byte) error {
+	live, found, err := h.origin().decodeChannels(body)
+	switch {
+	case err == nil && !h.listed:
+		h.listed = true
+		h.emit(cdr.Event{Type: cdr.Connected, Core: h.core, Live: live, Found: found})
+	case err == nil:
+		h.emit(cdr.Event{Type: cdr.Listed, Live: live, Found: found})
+	case !h.listed:
+		return err
+	default:
+		h.m.ignored.WithLabelValues("undecodable").Inc()
+		h.log.Warn("second list of channels left out", "err", err)
+	}
+	return nil
+}
+
+func (s *Source) origin() origin {
+	return origin{node: s.cfg.Node, cell: s.cfg.Cell, sbcAt: s.cfg.SBCAt, source: cdr.SourceESL, vars: s.cfg.Vars}
+}
+
 // event maps one event.
-func (s *Source) event(e *Event, emit func(cdr.Event)) {
-	o := origin{node: s.cfg.Node, cell: s.cfg.Cell, sbcAt: s.cfg.SBCAt}
+func (h *hearing) event(e *Event, body []byte) {
+	o := h.origin()
 	out := cdr.Event{Time: moment(e.Timestamp)}
 	switch e.Name {
 	case "CHANNEL_CREATE":
@@ -153,45 +218,69 @@ func (s *Source) event(e *Event, emit func(cdr.Event)) {
 		out.Type, out.Record = cdr.Answered, o.record(e)
 	case "CHANNEL_HANGUP_COMPLETE":
 		out.Type, out.Record = cdr.Closed, o.close(e)
+		if h.cfg.KeepRaw && h.backlog() <= rawBacklog {
+			out.Raw = h.packer.Pack(body)
+		} else if h.cfg.KeepRaw {
+			h.m.rawSkipped.Inc()
+		}
 	case "HEARTBEAT":
 		out.Type = cdr.Heartbeat
 	case "SHUTDOWN":
-		s.log.Info("the switch shuts down")
-		s.m.events.WithLabelValues("shutdown").Inc()
+		h.log.Info("the switch shuts down")
+		h.m.events.WithLabelValues("shutdown").Inc()
 		return
 	default:
-		s.m.ignored.WithLabelValues("not asked for").Inc()
+		h.m.ignored.WithLabelValues("not asked for").Inc()
 		return
 	}
 	if out.Type != cdr.Heartbeat && e.Leg == "" {
-		s.m.ignored.WithLabelValues("no leg").Inc()
-		s.log.Warn("event left out: it has no Unique-ID", "event", e.Name)
+		h.m.ignored.WithLabelValues("no leg").Inc()
+		h.log.Warn("event left out: it has no Unique-ID", "event", e.Name)
 		return
 	}
-	s.m.events.WithLabelValues(string(out.Type)).Inc()
-	emit(out)
+	h.m.events.WithLabelValues(string(out.Type)).Inc()
+	h.emit(out)
 }
 
-// decodeChannels reads the answer to cmdChannels. Without channels it has no
-// rows at all (captures: commands).
-func decodeChannels(body []byte) ([]string, error) {
+// decodeChannels reads the answer to cmdChannels: the legs that live, and what
+// the list says of each. Without channels it has no rows at all (captures:
+// commands). Its times have whole seconds.
+func (o origin) decodeChannels(body []byte) (live []string, found []cdr.Record, err error) {
 	var list struct {
 		Count *int `json:"row_count"`
 		Rows  []struct {
-			UUID string `json:"uuid"`
+			UUID      string `json:"uuid"`
+			Direction string `json:"direction"`
+			Created   string `json:"created_epoch"`
+			Caller    string `json:"cid_num"`
+			Callee    string `json:"dest"`
+			Codec     string `json:"read_codec"`
+			Call      string `json:"call_uuid"`
+			Context   string `json:"context"`
+			Account   string `json:"accountcode"`
 		} `json:"rows"`
 	}
 	if err := json.Unmarshal(body, &list); err != nil {
-		return nil, fmt.Errorf("decode the list of channels: %w: %w", bulkhead.Invalid, err)
+		return nil, nil, fmt.Errorf("decode the list of channels: %w: %w", bulkhead.Invalid, err)
 	}
 	if list.Count == nil || *list.Count != len(list.Rows) {
-		return nil, fmt.Errorf("decode the list of channels: it says another number of rows than the %d it has: %w", len(list.Rows), bulkhead.Invalid)
+		return nil, nil, fmt.Errorf("decode the list of channels: it says another number of rows than the %d it has: %w", len(list.Rows), bulkhead.Invalid)
 	}
-	live := make([]string, 0, len(list.Rows))
-	for _, r := range list.Rows {
-		live = append(live, r.UUID)
+	live = make([]string, 0, len(list.Rows))
+	o.source, o.vars = cdr.SourceReconciled, nil
+	for i := range list.Rows {
+		row := &list.Rows[i]
+		e := Event{
+			Leg: row.UUID, Direction: row.Direction, CallerID: row.Caller, Destination: row.Callee, ReadCodec: row.Codec,
+			OriginatingLeg: row.Call, Context: row.Context, Account: row.Account,
+		}
+		if n := number(row.Created); n > 0 {
+			e.Created = row.Created + "000000"
+		}
+		live = append(live, row.UUID)
+		found = append(found, o.record(&e))
 	}
-	return live, nil
+	return live, found, nil
 }
 
 // metrics of a source.
@@ -199,6 +288,8 @@ type metrics struct {
 	events    *prometheus.CounterVec // by type
 	ignored   *prometheus.CounterVec // by reason
 	overflows prometheus.Counter
+
+	rawSkipped prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, node bulkhead.NodeID) *metrics {
@@ -214,6 +305,10 @@ func newMetrics(reg prometheus.Registerer, node bulkhead.NodeID) *metrics {
 			Name: "bulkhead_freeswitch_events_ignored_total",
 			Help: "Messages of the event socket that no event was made of.",
 		}, []string{"reason"})),
+		rawSkipped: register(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bulkhead_freeswitch_raw_skipped_total",
+			Help: "Events that were not kept beside their record because too many others waited.",
+		})),
 		overflows: register(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bulkhead_freeswitch_queue_overflows_total",
 			Help: "Connections that were ended because the queue of received events was full.",

@@ -112,8 +112,9 @@ bulkhead_freeswitch_events_ignored_total{node="fs1",reason="unknown frame"} 1
 func TestOpenedAndAnswered(t *testing.T) {
 	var got []cdr.Event
 	src := source(t, Config{Addr: "x:1", Password: password}, nil)
+	h := hearing{Source: src, core: coreUUID, emit: func(e cdr.Event) { got = append(got, e) }}
 	for _, body := range captured(t, "json-bridge", typeEventJSON) {
-		if err := src.message(Message{Type: typeEventJSON, Body: []byte(body)}, coreUUID, func(e cdr.Event) { got = append(got, e) }); err != nil {
+		if err := h.message(Message{Type: typeEventJSON, Body: []byte(body)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,6 +123,7 @@ func TestOpenedAndAnswered(t *testing.T) {
 	opened := cdr.Event{Type: cdr.Opened, Time: at(1795398458694917), Record: cdr.Record{
 		Schema: 1, ID: cdr.NewID("c1", "fs1", b), Kind: cdr.Leg, Source: cdr.SourceESL, Cell: "c1", Node: "fs1",
 		Leg: b, Call: a, Direction: cdr.Outbound, Caller: "5551000", Callee: "9000", Start: at(1795398458694917),
+		Attrs: map[string]string{"context": "public", "profile": "internal"},
 	}}
 	if d := cmp.Diff(opened, got[2]); d != "" {
 		t.Errorf("opened B leg, -want +got:\n%s", d)

@@ -139,7 +139,7 @@ func FuzzFrameReader(f *testing.F) {
 		for _, fr := range frames {
 			_, _ = DecodeJSON(fr.body)
 			_, _ = DecodePlain(fr.body)
-			_, _ = decodeChannels(fr.body)
+			_, _, _ = origin{}.decodeChannels(fr.body)
 		}
 	})
 }

@@ -1,6 +1,8 @@
 package freeswitch
 
 import (
+	"cmp"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -14,7 +16,9 @@ type origin struct {
 	node bulkhead.NodeID
 	cell bulkhead.CellID
 	// sbcAt tells an SBC of the cell by its address; nil: none is known.
-	sbcAt func(netip.AddrPort) (bulkhead.SBCID, bool)
+	sbcAt  func(netip.AddrPort) (bulkhead.SBCID, bool)
+	source cdr.Source // who tells; empty: the event socket
+	vars   []string   // variables that go into the attributes
 }
 
 // record maps a channel event to a record. What has not happened yet is empty.
@@ -31,12 +35,19 @@ type origin struct {
 //     progress and progress with media.
 //   - RTP counts are rtp_audio_in/out_packet_count, which count media packets
 //     and no RTCP. A leg without media does not have them.
+//   - Loss, jitter and MOS are there only where the switch measured them, which
+//     it does from the eleventh packet on; before that it writes MOS 4.50 and
+//     zeros (captures: json-bridge). RTPLost is its flaw_total: missing sequence
+//     numbers, and two more for each flaw that follows another. JitterMS is the
+//     square root of its jitter_max_variance: the largest standard deviation of
+//     the packets' spacing, which it knows in whole milliseconds. Its MOS looks
+//     at loss alone, and is 4.5 at most.
 //   - Tenant, pool, SBC and revision are what the dialplan answer exported.
 //     Node and cell are those that we connected to, so that the id of a leg
 //     does not hang on a variable.
 func (o origin) record(e *Event) cdr.Record {
 	r := cdr.Record{
-		Schema: cdr.SchemaVersion, Kind: cdr.Leg, Source: cdr.SourceESL,
+		Schema: cdr.SchemaVersion, Kind: cdr.Leg, Source: cmp.Or(o.source, cdr.SourceESL),
 		ID:   cdr.NewID(o.cell, string(o.node), text(e.Leg)),
 		Cell: o.cell, Node: o.node,
 		SBC: bulkhead.SBCID(e.SBC), Pool: bulkhead.PoolID(e.Pool), Tenant: bulkhead.TenantID(e.Tenant),
@@ -52,6 +63,7 @@ func (o origin) record(e *Event) cdr.Record {
 		RTPIn:  count(e.PacketsIn),
 		RTPOut: count(e.PacketsOut),
 	}
+	r.Attrs = o.attrs(e)
 	if media := moment(e.ProgressMedia); !media.IsZero() && (r.Ring.IsZero() || media.Before(r.Ring)) {
 		r.Ring = media
 	}
@@ -70,7 +82,62 @@ func (o origin) close(e *Event) cdr.Record {
 		r.Q850 = int(q)
 	}
 	r.SIPCode = e.sipCode(!r.Answer.IsZero())
+	r.HangupBy = e.hangupBy()
+	if r.RTPIn != nil && *r.RTPIn > 0 && number(strings.Replace(e.Spacing, ".", "", 1)) > 0 {
+		r.RTPLost = count(e.Flaws)
+		if v := measured(e.Variance, math.MaxInt64); v != nil {
+			*v = math.Round(math.Sqrt(*v)*1000) / 1000
+			r.JitterMS = v
+		}
+		if m := measured(e.MOS, 5); m != nil && *m >= 1 {
+			r.MOS = m
+		}
+	}
+	e.quarantine(&r)
 	return r
+}
+
+// measured reads a number from 0 to limit; nil when it is none.
+func measured(s string, limit float64) *float64 {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= limit) {
+		return nil
+	}
+	return &f
+}
+
+// hangupBy reads sip_hangup_disposition: recv_bye, send_bye, recv_cancel,
+// send_cancel, recv_refuse, send_refuse (sofia_on_hangup of mod_sofia.c).
+func (e *Event) hangupBy() string {
+	switch {
+	case strings.HasPrefix(e.Disposition, "recv_"):
+		return cdr.HangupPeer
+	case strings.HasPrefix(e.Disposition, "send_"):
+		return cdr.HangupSwitch
+	}
+	return ""
+}
+
+// attrs collects what tenant rules may look at.
+func (o origin) attrs(e *Event) map[string]string {
+	var out map[string]string
+	add := func(name, value string) {
+		if value == "" {
+			return
+		}
+		if out == nil {
+			out = make(map[string]string, 4)
+		}
+		out[name] = text(value)
+	}
+	add("context", e.Context)
+	add("profile", e.Profile)
+	add("domain", e.Domain)
+	add("account_code", e.Account)
+	for _, name := range o.vars {
+		add(cdr.AttrVar+name, e.Var(name))
+	}
+	return out
 }
 
 // locate fills in the tenant of a leg that has no answer of ours: one that

@@ -15,11 +15,14 @@ var (
 	errNesting = errors.New("nested too deeply")
 )
 
-// scanner walks over one flat JSON object and decodes the values that have a
-// slot. Skipped values are checked only as far as finding their end takes.
+// scanner walks over JSON and decodes the values that have a slot. Skipped
+// values are checked only as far as finding their end takes.
 type scanner struct {
 	b []byte
 	i int
+	// loose takes a quote within a string for a part of it, if nothing follows
+	// that could follow a string.
+	loose bool
 }
 
 // peek skips white space and returns the next byte, 0 at the end.
@@ -43,14 +46,9 @@ func (s *scanner) expect(c byte) error {
 	return nil
 }
 
-// object reads the whole input as one object into e.
-func (s *scanner) object(e *Event) error {
-	if err := s.expect('{'); err != nil {
-		return err
-	}
-	if s.peek() == '}' {
-		s.i++
-	} else if err := s.members(e); err != nil {
+// document reads the whole input as one object; see members.
+func (s *scanner) document(field func(name []byte) error) error {
+	if err := s.members(field); err != nil {
 		return err
 	}
 	if s.peek() != 0 || s.i < len(s.b) {
@@ -59,7 +57,16 @@ func (s *scanner) object(e *Event) error {
 	return nil
 }
 
-func (s *scanner) members(e *Event) error {
+// members reads an object and calls field with the name of each member, at
+// its value, which field must read.
+func (s *scanner) members(field func(name []byte) error) error {
+	if err := s.expect('{'); err != nil {
+		return err
+	}
+	if s.peek() == '}' {
+		s.i++
+		return nil
+	}
 	for {
 		name, escaped, err := s.raw()
 		if err != nil {
@@ -71,12 +78,7 @@ func (s *scanner) members(e *Event) error {
 		if err := s.expect(':'); err != nil {
 			return err
 		}
-		if slot := e.slot(name); slot != nil {
-			err = s.value(slot)
-		} else {
-			err = s.skip(0)
-		}
-		if err != nil {
+		if err := field(name); err != nil {
 			return err
 		}
 		if s.peek() == '}' {
@@ -128,6 +130,9 @@ func (s *scanner) raw() (b []byte, escaped bool, err error) {
 	for s.i < len(s.b) {
 		switch s.b[s.i] {
 		case '"':
+			if s.loose && !s.ends(s.i+1) {
+				break
+			}
 			s.i++
 			return s.b[start : s.i-1], escaped, nil
 		case '\\':
@@ -138,6 +143,11 @@ func (s *scanner) raw() (b []byte, escaped bool, err error) {
 	}
 	s.i = len(s.b)
 	return nil, false, errSyntax
+}
+
+// ends tells whether what stands at i can follow a string, in JSON without spaces.
+func (s *scanner) ends(i int) bool {
+	return i >= len(s.b) || s.b[i] == ',' || s.b[i] == ':' || s.b[i] == ']' || s.b[i] == '}'
 }
 
 // skip passes over one value.

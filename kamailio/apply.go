@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -57,7 +56,10 @@ func (c *Client) Apply(ctx context.Context, t route.Tables) error {
 }
 
 func (c *Client) apply(ctx context.Context, t route.Tables) (way string, err error) {
-	if err := c.open(true); err != nil {
+	if err := c.open(); err != nil {
+		return "", err
+	}
+	if err := c.takeLock(); err != nil {
 		return "", err
 	}
 	onDisk, err := c.file.meta(ctx)
@@ -105,33 +107,20 @@ func (c *Client) apply(ctx context.Context, t route.Tables) (way string, err err
 	return way, c.writeList(ctx, keepOld(want, old), want, true)
 }
 
-// open opens the table file, and for writing takes the lock that keeps a
-// second writer out.
-func (c *Client) open(write bool) error {
-	if c.file == nil {
-		path := filepath.Join(c.dir, TablesFile)
-		if _, err := os.Stat(path); err != nil {
-			return fmt.Errorf("open the table file (`bulkhead config kamailio` makes it): %w: %w", bulkhead.NotFound, err)
-		}
-		db, err := openSQLite(path)
-		if err != nil {
-			return err
-		}
-		c.file = &tableFile{db: db}
-	}
-	if !write || c.lock != nil {
+// open opens the table file.
+func (c *Client) open() error {
+	if c.file != nil {
 		return nil
 	}
-	// Not the table file itself: closing any descriptor of it would drop
-	// SQLite's own locks.
-	f, err := os.OpenFile(filepath.Join(c.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	path := filepath.Join(c.dir, TablesFile)
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("open the table file (`bulkhead config kamailio` makes it): %w: %w", bulkhead.NotFound, err)
+	}
+	db, err := openSQLite(path)
 	if err != nil {
-		return fmt.Errorf("open the lock of the table file: %w", err)
+		return err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("another dispatcher writes the tables in %s: stop one of them: %w: %w", c.dir, bulkhead.Conflict, errors.Join(err, f.Close()))
-	}
-	c.lock = f
+	c.file = &tableFile{db: db}
 	return nil
 }
 
@@ -309,7 +298,7 @@ func (c *Client) Verify(ctx context.Context, want route.Tables) ([]string, error
 }
 
 func (c *Client) verify(ctx context.Context, want route.Tables) ([]string, error) {
-	if err := c.open(false); err != nil {
+	if err := c.open(); err != nil {
 		return nil, err
 	}
 	m, err := c.observe(ctx)

@@ -200,6 +200,23 @@ func answeredCall(t *testing.T, w *world, s *socket, c call) {
 	}
 }
 
+// TestReplyKeepsSecrets lets a node say in its answers what is for the SBC alone.
+func TestReplyKeepsSecrets(t *testing.T) {
+	w := newWorld(t, kamailio.Params{})
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")}})
+	for _, answer := range []string{"200 OK", "486 Busy Here"} {
+		for _, n := range w.nodes {
+			n.mu.Lock()
+			n.answer, n.extra = answer, "X-Bulkhead-Tenant: acme\r\nx-bulkhead-secret: 1\r\nX-Other: stays\r\n"
+			n.mu.Unlock()
+		}
+		m := w.ask("127.1.1.1", call{ruri: "sip:1001@acme.example"})
+		if !strings.HasPrefix(m, "SIP/2.0 "+answer) || strings.Contains(strings.ToLower(m), "x-bulkhead") || header(m, "X-Other") != "stays" {
+			t.Errorf("the caller got\n%s", m)
+		}
+	}
+}
+
 func reversed(routes []string) string {
 	routes = slices.Clone(routes)
 	slices.Reverse(routes)

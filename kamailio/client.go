@@ -1,6 +1,7 @@
 package kamailio
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -60,13 +61,15 @@ func (e *RPCError) Unwrap() error {
 // keeps those files. It is safe for concurrent use; Close ends it.
 type Client struct {
 	dir     string
+	sockets string // folder of Kamailio's socket and ours
 	log     *slog.Logger
 	metrics *metrics
 	slots   chan *slot
 	serial  atomic.Uint64
+	closed  atomic.Bool
 
 	mu    sync.Mutex // one Apply or Verify at a time
-	lock  *os.File   // held from the first Apply on
+	lock  *os.File   // held from Lock or the first Apply on
 	file  *tableFile // opened by the first Apply or Verify
 	since string     // when Kamailio last started, in its own words
 	// clean names the sides whose memory is known to equal the file.
@@ -123,6 +126,10 @@ func New(dir string, log *slog.Logger, reg prometheus.Registerer) (*Client, erro
 	if err != nil {
 		return nil, fmt.Errorf("client of the Kamailio in %s: %w", dir, err)
 	}
+	sockets, err := runtimeOf(dir)
+	if err != nil {
+		return nil, err
+	}
 	m, err := newMetrics(reg)
 	if err != nil {
 		return nil, err
@@ -130,11 +137,11 @@ func New(dir string, log *slog.Logger, reg prometheus.Registerer) (*Client, erro
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{dir: dir, log: log, metrics: m, slots: make(chan *slot, maxInFlight), clean: map[side]bool{}}
+	c := &Client{dir: dir, sockets: sockets, log: log, metrics: m, slots: make(chan *slot, maxInFlight), clean: map[side]bool{}}
 	for range maxInFlight {
 		c.slots <- &slot{}
 	}
-	removeOrphans(dir)
+	removeOrphans(sockets)
 	return c, nil
 }
 
@@ -150,8 +157,11 @@ func removeOrphans(dir string) {
 }
 
 // Close waits for the calls in flight, each of which is bounded, and removes
-// what the client opened.
+// what the client opened. A second Close does nothing.
 func (c *Client) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
 	for range maxInFlight {
 		(<-c.slots).close()
 	}
@@ -167,6 +177,40 @@ func (c *Client) Close() error {
 		c.lock = nil
 	}
 	return errors.Join(errs...)
+}
+
+// Lock makes this client the only writer of its Kamailio's tables until Close,
+// as the first Apply does. Where another one is already the error is of kind
+// bulkhead.Conflict. A client that only asks and verifies needs no Lock.
+func (c *Client) Lock() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.takeLock()
+}
+
+// takeLock keeps a second writer out. The lock is held.
+func (c *Client) takeLock() error {
+	if c.lock != nil {
+		return nil
+	}
+	// Not the table file itself: closing any descriptor of it would drop
+	// SQLite's own locks.
+	f, err := os.OpenFile(filepath.Join(c.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the lock of the tables in %s: %w", c.dir, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		pid := make([]byte, 20)
+		n, _ := f.ReadAt(pid, 0) // only for the message
+		return fmt.Errorf("another dispatcher (process %s) writes the tables in %s: stop one of them: %w: %w",
+			cmp.Or(strings.TrimSpace(string(pid[:n])), "unknown"), c.dir, bulkhead.Conflict, errors.Join(err, f.Close()))
+	}
+	// For the message above alone, so that a failure does not matter.
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	}
+	c.lock = f
+	return nil
 }
 
 // Call asks Kamailio and returns the result. Its errors are *RPCError when
@@ -268,10 +312,10 @@ func (c *Client) send(ctx context.Context, s *slot, msg []byte) error {
 }
 
 func (c *Client) dial(s *slot) error {
-	path := filepath.Join(c.dir, fmt.Sprintf("c%d-%p-%d.sock", os.Getpid(), c, c.serial.Add(1)))
+	path := filepath.Join(c.sockets, fmt.Sprintf("c%d-%p-%d.sock", os.Getpid(), c, c.serial.Add(1)))
 	conn, err := net.DialUnix("unixgram",
 		&net.UnixAddr{Name: path, Net: "unixgram"},
-		&net.UnixAddr{Name: filepath.Join(c.dir, SocketFile), Net: "unixgram"})
+		&net.UnixAddr{Name: filepath.Join(c.sockets, SocketFile), Net: "unixgram"})
 	if err != nil {
 		_ = os.Remove(path) // bound, but not connected
 		return err

@@ -29,9 +29,9 @@ const (
 	lockFile     = "writer.lock"
 )
 
-// maxSocketPath is the longest path of a unix socket (sun_path of unix(7),
-// less the final zero).
-const maxSocketPath = 107
+// maxDir is the longest path of the folder: Kamailio takes at most 255 bytes
+// of a database URL.
+const maxDir = 200
 
 //go:embed conf/kamailio.cfg
 var shippedConf []byte
@@ -46,6 +46,12 @@ type Params struct {
 	// Events is the host:port of the event bridge that takes POST
 	// /kamailio/events; empty: nothing is reported.
 	Events string
+	// EventsUser and EventsToken are what the SBC shows the event bridge as
+	// HTTP Basic credentials: a name of letters, digits and . _ -, and 16 to 200
+	// letters, digits and _ - . Both or none. They stand in local.cfg, which only
+	// the user that Kamailio runs as can read.
+	EventsUser  string
+	EventsToken string `json:"-"`
 	// Workers is the number of processes that read SIP, 1 to 64; 0: 4.
 	Workers int
 	// NodeTimeout is how long a node may say nothing at all to an INVITE
@@ -71,9 +77,13 @@ func (p Params) withDefaults() Params {
 
 var (
 	idForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	hostForm = regexp.MustCompile(`^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$`)
+	userForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	// tokenForm leaves out what would end the password within a URL, or a
+	// #!substdef.
+	tokenForm = regexp.MustCompile(`^[A-Za-z0-9_-]{16,200}$`)
+	hostForm  = regexp.MustCompile(`^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$`)
 	// pathForm leaves out what would mean something in kamailio.cfg.
-	pathForm = regexp.MustCompile(`^/[A-Za-z0-9._/+=@-]*$`)
+	pathForm = regexp.MustCompile(`^/[A-Za-z0-9._/+=@ -]*$`)
 )
 
 func invalid(field, format string, args ...any) error {
@@ -99,6 +109,7 @@ func (p Params) Validate() error {
 	if p.Events != "" && !hostForm.MatchString(p.Events) {
 		errs = append(errs, invalid("events", "%q is not host:port of the event bridge", p.Events))
 	}
+	errs = append(errs, p.validateCredentials()...)
 	if p.Workers < 1 || p.Workers > 64 {
 		errs = append(errs, invalid("workers", "%d is not within 1 to 64", p.Workers))
 	}
@@ -111,6 +122,23 @@ func (p Params) Validate() error {
 	return errors.Join(errs...)
 }
 
+func (p Params) validateCredentials() []error {
+	if p.EventsUser == "" && p.EventsToken == "" {
+		return nil
+	}
+	var errs []error
+	if p.Events == "" {
+		errs = append(errs, invalid("events", "is empty, but there are credentials for it"))
+	}
+	if !userForm.MatchString(p.EventsUser) {
+		errs = append(errs, invalid("events_user", "%q is not 1 to 64 letters, digits and . _ -", p.EventsUser))
+	}
+	if !tokenForm.MatchString(p.EventsToken) { // not its text: it is a secret
+		errs = append(errs, invalid("events_token", "is not 16 to 200 letters, digits and _ -"))
+	}
+	return errs
+}
+
 // Conf returns the shipped kamailio.cfg.
 func Conf() []byte { return append([]byte(nil), shippedConf...) }
 
@@ -119,11 +147,12 @@ func (p Params) Local(dir string) ([]byte, error) {
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("render %s: %w", LocalFile, err)
 	}
-	if !pathForm.MatchString(dir) {
-		return nil, fmt.Errorf("render %s: folder %q must be an absolute path of letters, digits and . _ / + = @ -: %w", LocalFile, dir, bulkhead.Invalid)
+	if !pathForm.MatchString(dir) || len(dir) > maxDir {
+		return nil, fmt.Errorf("render %s: kamailio cannot take the folder %q: choose one whose absolute path is of letters, digits, spaces and . _ / + = @ -, %d at most: %w", LocalFile, dir, maxDir, bulkhead.Invalid)
 	}
-	if s := filepath.Join(dir, SocketFile); len(s) > maxSocketPath-24 { // room for the client's own socket beside it
-		return nil, fmt.Errorf("render %s: %q is too long for the path of a unix socket: choose a shorter folder: %w", LocalFile, s, bulkhead.Invalid)
+	sockets, err := socketDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", LocalFile, err)
 	}
 	p = p.withDefaults()
 	var b strings.Builder
@@ -138,12 +167,16 @@ func (p Params) Local(dir string) ([]byte, error) {
 	define("BULKHEAD_NODE_TIMEOUT", p.NodeTimeout.Milliseconds())
 	define("BULKHEAD_PING_INTERVAL", int(p.PingInterval/time.Second))
 	subst("BULKHEAD_SBC", string(p.SBC))
-	subst("BULKHEAD_RPC", filepath.Join(dir, SocketFile))
+	subst("BULKHEAD_RPC", filepath.Join(sockets, SocketFile))
 	subst("BULKHEAD_TABLES", filepath.Join(dir, TablesFile))
 	subst("BULKHEAD_LOCATION", filepath.Join(dir, LocationFile))
 	subst("BULKHEAD_DISPATCHER_LIST", filepath.Join(dir, ListFile))
 	if p.Events != "" {
-		subst("BULKHEAD_EVENTS", p.Events)
+		at := p.Events
+		if p.EventsUser != "" {
+			at = p.EventsUser + ":" + p.EventsToken + "@" + at
+		}
+		subst("BULKHEAD_EVENTS", at)
 	}
 	return []byte(b.String()), nil
 }
@@ -163,6 +196,9 @@ func (p Params) Write(dir string) error {
 	// The sockets and the digest secrets are in it.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write the files of an SBC: %w", err)
+	}
+	if err := writeRuntime(dir); err != nil {
+		return err
 	}
 	if err := createTables(filepath.Join(dir, TablesFile)); err != nil {
 		return err

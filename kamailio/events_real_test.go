@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +21,9 @@ type receiver struct {
 	addr string
 	down atomic.Bool
 	hits atomic.Int64
+	// unauthorized counts the posts without the right credentials, if user is set.
+	user, token  string
+	unauthorized atomic.Int64
 }
 
 func newReceiver(t testing.TB, got chan []cdr.Record) *receiver {
@@ -31,6 +36,12 @@ func newReceiver(t testing.TB, got chan []cdr.Record) *receiver {
 	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		body, err := io.ReadAll(req.Body)
 		r.hits.Add(1)
+		if user, token, _ := req.BasicAuth(); user != r.user || token != r.token {
+			r.unauthorized.Add(1)
+			rw.Header().Set("WWW-Authenticate", `Basic realm="bulkhead"`)
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
 		if r.down.Load() || err != nil {
 			rw.WriteHeader(http.StatusServiceUnavailable)
 			return
@@ -80,6 +91,27 @@ func wantEvent(t *testing.T, got chan []cdr.Record, kind, callID, node, code str
 
 func itoa(n int) string {
 	return string([]byte{byte('0' + n/100), byte('0' + n/10%10), byte('0' + n%10)})
+}
+
+// TestEventsWithCredentials wants them with the first post already.
+func TestEventsWithCredentials(t *testing.T) {
+	got := make(chan []cdr.Record, 100)
+	srv := newReceiver(t, got)
+	srv.user, srv.token = "sbc-1.a", strings.Repeat("aZ0_-", 40)
+	w := newWorld(t, kamailio.Params{Events: srv.addr, EventsUser: srv.user, EventsToken: srv.token})
+	c := call{ruri: "sip:1@nobody.example", callID: "authorized-1"}
+	want(t, "unknown domain", w.ask("127.5.5.5", c), 404)
+	wantEvent(t, got, "refused", c.callID, "", "404")
+	if n := srv.unauthorized.Load(); n != 0 {
+		t.Errorf("%d posts came without the credentials", n)
+	}
+	if strings.Contains(w.Log(), srv.token) {
+		t.Error("the token stands in the log")
+	}
+	local := filepath.Join(w.Dir, kamailio.LocalFile)
+	if st, err := os.Stat(local); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%s: %v, %v; it holds a secret", local, st.Mode(), err)
+	}
 }
 
 func TestEvents(t *testing.T) {

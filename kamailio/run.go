@@ -63,9 +63,11 @@ func (o Options) Args(dir string) []string {
 // Process is a running Kamailio. It lives no longer than the process that
 // started it.
 type Process struct {
-	pid  int
-	done chan struct{}
-	err  error // set before done is closed
+	pid    int
+	done   chan struct{}
+	err    error         // set before done is closed
+	output *output       // the end of what it printed
+	copied chan struct{} // closed when the last of its processes has ended
 }
 
 // Start starts Kamailio on the files that Params.Write has put into dir, and
@@ -83,7 +85,7 @@ func Start(ctx context.Context, dir string, o Options, log *slog.Logger) (*Proce
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if err := endOrphan(ctx, dir, log); err != nil {
+	if err := EndOrphan(ctx, dir, log); err != nil {
 		return nil, err
 	}
 	client, err := New(dir, log, nil)
@@ -94,9 +96,7 @@ func Start(ctx context.Context, dir string, o Options, log *slog.Logger) (*Proce
 	cmd.Dir = dir
 	// No http_proxy: the events would go there.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
-	cmd.Stdout, cmd.Stderr = o.Output, o.Output
-	cmd.WaitDelay = termTimeout
-	p := &Process{done: make(chan struct{})}
+	p := &Process{done: make(chan struct{}), output: &output{to: o.Output}, copied: make(chan struct{})}
 	if err := p.run(cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("start kamailio in %s: %w", dir, err), client.Close())
 	}
@@ -110,6 +110,25 @@ func Start(ctx context.Context, dir string, o Options, log *slog.Logger) (*Proce
 
 // run starts cmd in a process group of its own.
 func (p *Process) run(cmd *exec.Cmd) error {
+	// A pipe of our own: exec's would let Wait wait for children that outlive
+	// a main process that crashed.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := p.fork(cmd); err != nil {
+		return errors.Join(err, r.Close(), w.Close())
+	}
+	go func() { // ends with the last process that holds w
+		defer close(p.copied)
+		_, _ = io.Copy(p.output, r) // an output that fails must not block Kamailio
+		_ = r.Close()
+	}()
+	return w.Close()
+}
+
+func (p *Process) fork(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	started := make(chan error)
 	go func() {
@@ -138,7 +157,8 @@ func (p *Process) ready(ctx context.Context, client *Client) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("it ended at once, its output says why: %w: %w", bulkhead.Unavailable, p.err)
+			p.waitOutput()
+			return fmt.Errorf("it ended at once (%v) and said: %s: %w", p.err, p.output.why(), bulkhead.Unavailable)
 		case <-ctx.Done():
 			return fmt.Errorf("it does not answer, or has not loaded its contacts: %w: %w", bulkhead.Unavailable, cmp.Or(err, ctx.Err()))
 		case <-time.After(pollEvery):
@@ -168,12 +188,22 @@ func (p *Process) Stop(ctx context.Context) error {
 		return fmt.Errorf("kill the process group of kamailio %d: %w", p.pid, err)
 	}
 	<-p.done
+	p.waitOutput()
 	return nil
 }
 
-// endOrphan ends every Kamailio process whose command line names dir's
-// kamailio.cfg.
-func endOrphan(ctx context.Context, dir string, log *slog.Logger) error {
+// EndOrphan ends every Kamailio process whose command line names dir's
+// kamailio.cfg, as Start does: whoever looks for free ports before that must
+// not find them taken by what an earlier run left behind. None is no error. The
+// error is of kind bulkhead.Conflict if one cannot be ended.
+func EndOrphan(ctx context.Context, dir string, log *slog.Logger) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("end the kamailio that an earlier run left in %s: %w", dir, err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	conf := filepath.Join(dir, ConfFile)
 	pids := processesOf(conf)
 	if len(pids) == 0 {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -13,6 +16,7 @@ import (
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 	"github.com/bulkhead-voip/bulkhead/kamailio/kamailiotest"
+	"github.com/bulkhead-voip/bulkhead/route"
 )
 
 // TestOrphanIsEnded starts Kamailio on the files of one that is still running
@@ -47,6 +51,24 @@ func TestOrphanIsEnded(t *testing.T) {
 	}
 }
 
+// TestEndOrphanAlone frees the address before anything is started.
+func TestEndOrphanAlone(t *testing.T) {
+	d := kamailiotest.Start(t, kamailio.Params{})
+	if err := kamailio.EndOrphan(t.Context(), d.Dir+"/./", nil); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.ListenPacket("udp", d.Addr.String())
+	if err != nil {
+		t.Fatalf("its address is not free: %v", err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := kamailio.EndOrphan(t.Context(), d.Dir, nil); err != nil {
+		t.Errorf("EndOrphan() with nobody there = %v", err)
+	}
+}
+
 func TestKillLeavesNothing(t *testing.T) {
 	d := kamailiotest.Start(t, kamailio.Params{})
 	pid := d.PID()
@@ -57,6 +79,64 @@ func TestKillLeavesNothing(t *testing.T) {
 	eventually(t, "the old group is gone", func() bool { return errors.Is(syscall.Kill(-pid, 0), syscall.ESRCH) })
 	if _, err := d.Client.Version(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOddFolder runs Kamailio in a folder with a space in its path, which is
+// too long for a socket.
+func TestOddFolder(t *testing.T) {
+	if _, err := kamailio.Binary(); err != nil {
+		if os.Getenv("BULKHEAD_REQUIRE_REAL") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	tmp, err := os.MkdirTemp("", "bhk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
+	t.Setenv("TMPDIR", tmp)
+	dir := filepath.Join(tmp, "my calls", strings.Repeat("x", 120-len(tmp)-len("/my calls/")))
+	if len(dir) != 120 {
+		t.Fatalf("the path has %d bytes", len(dir))
+	}
+	p := kamailio.Params{SBC: "sbc1", Listen: kamailiotest.FreePort(t), Workers: 1}
+	if err := p.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	process, err := kamailio.Start(t.Context(), dir, kamailio.Options{SharedMB: 64, PrivateMB: 32}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := process.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("TMPDIR", "/nowhere") // another process finds it all the same
+	c, err := kamailio.New(dir, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // only asked
+	want := route.Tables{SBC: "sbc1", Revision: 7, Rows: []route.Row{{Key: "d:acme.example", Value: "acme"}}}
+	if err := c.Apply(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	if diffs, err := c.Verify(t.Context(), want); err != nil || len(diffs) != 0 {
+		t.Errorf("Verify() = %q, %v", diffs, err)
+	}
+	sockets, err := filepath.Glob(filepath.Join(tmp, "bulkhead-*"))
+	if err != nil || len(sockets) != 1 {
+		t.Fatalf("folders for sockets: %q, %v", sockets, err)
+	}
+	// Nobody else may listen there, or be let in.
+	if err := os.Chmod(sockets[0], 0o755); err != nil { //nolint:gosec // that is the point
+		t.Fatal(err)
+	}
+	if _, err := kamailio.New(dir, nil, nil); !errors.Is(err, bulkhead.Conflict) {
+		t.Errorf("New() with an open folder = %v, want a conflict", err)
 	}
 }
 
@@ -77,7 +157,9 @@ func TestStartFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if _, err := kamailio.Start(ctx, dir, kamailio.Options{Output: io.Discard}, nil); !errors.Is(err, bulkhead.Unavailable) {
-		t.Errorf("Start() = %v, want unavailable", err)
+	_, err = kamailio.Start(ctx, dir, kamailio.Options{Output: io.Discard}, nil)
+	if !errors.Is(err, bulkhead.Unavailable) || !strings.Contains(err.Error(), "192.0.2.1") || len(err.Error()) > 2500 {
+		t.Errorf("Start() = %v, want unavailable, and why", err)
 	}
+	t.Log(err)
 }

@@ -206,6 +206,7 @@ type node struct {
 	heard chan string // INVITEs, one for each retransmission too
 
 	mu     sync.Mutex
+	extra  string // header lines of every answer
 	answer string // status line for INVITE; "": nothing at all, not even to OPTIONS
 	byCall map[string]string
 	other  chan string // what is neither INVITE nor OPTIONS
@@ -253,7 +254,7 @@ func (n *node) serve() {
 		}
 		m := string(buf[:l])
 		n.mu.Lock()
-		answer := n.answer
+		answer, extra := n.answer, n.extra
 		if strings.HasPrefix(m, "INVITE ") {
 			n.byCall[header(m, "Call-ID")] = m
 		}
@@ -274,7 +275,8 @@ func (n *node) serve() {
 			}
 		}
 		if answer != "" {
-			_, _ = n.conn.WriteToUDPAddrPort([]byte(reply(m, answer, n.addr)), src) // the test notices
+			res := strings.Replace(reply(m, answer, n.addr), "Content-Length:", extra+"Content-Length:", 1)
+			_, _ = n.conn.WriteToUDPAddrPort([]byte(res), src) // the test notices
 		}
 	}
 }

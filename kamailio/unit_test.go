@@ -24,11 +24,14 @@ func TestParamsValidate(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Errorf("Validate() = %v", err)
 	}
+	const token = "0123456789abcdef"
 	for field, p := range map[string]Params{
 		"sbc":           {SBC: "a!b", Listen: good.Listen},
 		"listen":        {SBC: "a", Listen: "0.0.0.0:5060"},
 		"listen6":       {SBC: "a", Listen: good.Listen, Listen6: "192.0.2.1:5060"},
 		"events":        {SBC: "a", Listen: good.Listen, Events: "h:1/\n#!define X"},
+		"events_user":   {SBC: "a", Listen: good.Listen, Events: "h:1", EventsUser: "a:b", EventsToken: token},
+		"events_token":  {SBC: "a", Listen: good.Listen, Events: "h:1", EventsUser: "a", EventsToken: token[1:]},
 		"workers":       {SBC: "a", Listen: good.Listen, Workers: 65},
 		"node_timeout":  {SBC: "a", Listen: good.Listen, NodeTimeout: time.Minute},
 		"ping_interval": {SBC: "a", Listen: good.Listen, PingInterval: 1500 * time.Millisecond},
@@ -38,7 +41,15 @@ func TestParamsValidate(t *testing.T) {
 			t.Errorf("Validate of a wrong %s = %v", field, errs)
 		}
 	}
-	for _, dir := range []string{"/a b", "/x!y", "relative", "/" + strings.Repeat("d", 100)} {
+	for _, bad := range []string{"", token + "@", token + "!", token + "/", token + " "} {
+		if err := (Params{SBC: "a", Listen: good.Listen, Events: "h:1", EventsUser: "a", EventsToken: bad}).Validate(); err == nil || bad != "" && strings.Contains(err.Error(), bad) {
+			t.Errorf("Validate of the token %q = %v, want a refusal that does not tell it", bad, err)
+		}
+	}
+	if errs := bulkhead.FieldErrors((Params{SBC: "a", Listen: good.Listen, EventsUser: "a", EventsToken: token}).Validate()); len(errs) != 1 || errs[0].Field != "events" {
+		t.Errorf("Validate of credentials for nobody = %v", errs)
+	}
+	for _, dir := range []string{"/x!y", "/x\"y", "/x#y", "relative", "/" + strings.Repeat("d", 210)} {
 		if _, err := good.Local(dir); !errors.Is(err, bulkhead.Invalid) {
 			t.Errorf("Local(%q) = %v, want invalid", dir, err)
 		}
@@ -65,6 +76,39 @@ func TestLocal(t *testing.T) {
 `
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestLock keeps a second writer out before either has written anything.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	clients := make([]*Client, 3)
+	for i := range clients {
+		c, err := New(dir, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close() //nolint:errcheck // closed again below
+		clients[i] = c
+	}
+	for range 2 { // one's own lock is no conflict
+		if err := clients[0].Lock(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := clients[1].Lock()
+	if pid := strconv.Itoa(os.Getpid()); !errors.Is(err, bulkhead.Conflict) || !strings.Contains(err.Error(), pid) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("Lock() of a second writer = %v, want a conflict that names folder and process %s", err, pid)
+	}
+	// Who only looks is not in the way, nor hindered.
+	if _, err := clients[2].Verify(t.Context(), route.Tables{}); errors.Is(err, bulkhead.Conflict) {
+		t.Errorf("Verify() beside a writer = %v", err)
+	}
+	if err := clients[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := clients[1].Lock(); err != nil {
+		t.Errorf("Lock() after the first writer has ended = %v", err)
 	}
 }
 

@@ -48,7 +48,7 @@ type endpoint struct {
 	onRequest func(*serverTx)
 	// onAck gets an ACK of a 2xx in the reader's goroutine, so that no BYE can
 	// overtake it; it must not block.
-	onAck func(*sip.Request)
+	onAck func(req *sip.Request, src netip.AddrPort)
 
 	mu      sync.Mutex
 	servers map[string]*serverTx
@@ -81,7 +81,7 @@ func listen(addr string, t1 time.Duration, log *slog.Logger) (*endpoint, error) 
 		conn: conn, addr: netip.AddrPortFrom(local.Addr().Unmap(), local.Port()),
 		timers: newTimers(t1), log: log, parser: sip.NewParser(),
 		onRequest: func(tx *serverTx) { tx.reply(sip.StatusNotImplemented, "Not Implemented") },
-		onAck:     func(*sip.Request) {},
+		onAck:     func(*sip.Request, netip.AddrPort) {},
 		servers:   map[string]*serverTx{}, clients: map[string]*clientTx{},
 		done: make(chan struct{}),
 	}, nil
@@ -194,7 +194,7 @@ func (e *endpoint) request(req *sip.Request, src netip.AddrPort) {
 		tx := e.servers[serverKey(req, sip.INVITE)]
 		e.mu.Unlock()
 		if tx == nil || !tx.ack() {
-			e.onAck(req)
+			e.onAck(req, src)
 		}
 		return
 	}

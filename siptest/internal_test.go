@@ -189,7 +189,7 @@ func FuzzMessage(f *testing.F) {
 			if d, err := newDialog(&Stack{e: p.e}, m, res, false); err == nil {
 				_, _ = nextHop(d.newRequest(sip.BYE))
 			}
-			_, _, _ = p.loose(m)
+			_, _, _ = p.loose(m, src)
 			if out, err := p.outgoing(m); err == nil {
 				raw := []byte(out.String())
 				if smuggles(raw) {

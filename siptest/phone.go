@@ -36,7 +36,7 @@ type PhoneConfig struct {
 
 // Behaviour is how a phone treats one incoming call.
 type Behaviour struct {
-	Code   int           // 300 to 699 refuses; 0 and 200 answer
+	Code   int           // 300 to 699 refuses, without a Delay also without ringing; 0 and 200 answer
 	Reason string        // of a refusal; empty: the code's usual one
 	Delay  time.Duration // rings so long before it answers or refuses
 	Talk   time.Duration // hangs up so long after the answer; 0: leaves that to the caller
@@ -181,7 +181,10 @@ func (p *Phone) ring(in *Incoming) {
 	if p.cfg.OnInvite != nil {
 		b = p.cfg.OnInvite(in)
 	}
-	_ = in.Progress(sip.StatusRinging, "Ringing", nil) // fails only if cancelled
+	refuse := b.Code != 0 && b.Code != sip.StatusOK
+	if !refuse || b.Delay > 0 {
+		_ = in.Progress(sip.StatusRinging, "Ringing", nil) // fails only if cancelled
+	}
 	if b.Delay > 0 {
 		t := time.NewTimer(b.Delay)
 		defer t.Stop()
@@ -194,7 +197,7 @@ func (p *Phone) ring(in *Incoming) {
 			return
 		}
 	}
-	if b.Code != 0 && b.Code != sip.StatusOK {
+	if refuse {
 		if b.Reason == "" {
 			b.Reason = reason(b.Code)
 		}

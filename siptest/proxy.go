@@ -229,8 +229,10 @@ func (p *Proxy) outgoing(req *sip.Request) (*sip.Request, error) {
 }
 
 // loose prepares a request within a dialog (RFC 3261 section 16.4 and 16.6)
-// and says where it goes. false: it has no business here.
-func (p *Proxy) loose(req *sip.Request) (*sip.Request, netip.AddrPort, bool) {
+// and says where it goes. false: it has no business here. From outside it may
+// go only to a node: whoever writes a To tag and a Route must not make the SBC
+// his relay.
+func (p *Proxy) loose(req *sip.Request, src netip.AddrPort) (*sip.Request, netip.AddrPort, bool) {
 	r := req.Route()
 	if r == nil || !p.isSelf(r.Address) {
 		return nil, netip.AddrPort{}, false
@@ -246,14 +248,19 @@ func (p *Proxy) loose(req *sip.Request) (*sip.Request, netip.AddrPort, bool) {
 	if err != nil || dst == p.e.addr {
 		return nil, netip.AddrPort{}, false
 	}
+	if _, inside := p.cfg.Router.Peer(src); !inside {
+		if _, toNode := p.cfg.Router.Peer(dst); !toNode {
+			return nil, netip.AddrPort{}, false
+		}
+	}
 	return out, dst, true
 }
 
 // inDialog relays a request within a dialog.
 func (p *Proxy) inDialog(tx *serverTx) {
-	out, dst, ok := p.loose(tx.req)
+	out, dst, ok := p.loose(tx.req, tx.src)
 	if !ok {
-		tx.reply(sip.StatusNotFound, "Not Here")
+		tx.reply(sip.StatusCallTransactionDoesNotExists, "Call/Transaction Does Not Exist")
 		return
 	}
 	f := &forward{p: p, tx: tx, base: out, hops: []hop{{uri: out.Recipient, addr: dst}}, failover: p.e.timers.transactionTimeout()}
@@ -261,8 +268,8 @@ func (p *Proxy) inDialog(tx *serverTx) {
 }
 
 // ack relays the ACK of a 2xx, which is no transaction.
-func (p *Proxy) ack(req *sip.Request) {
-	out, dst, ok := p.loose(req)
+func (p *Proxy) ack(req *sip.Request, src netip.AddrPort) {
+	out, dst, ok := p.loose(req, src)
 	if !ok {
 		return
 	}

@@ -80,9 +80,9 @@ func (p *Proxy) authenticate(tx *serverTx, v *Verdict) bool {
 	}
 	if cred.Username != c.User || c.HA1 == "" || !matches(cred, c.HA1, tx.req.Method.String()) {
 		if register {
-			tx.reply(sip.StatusForbidden, "wrong password")
+			tx.reply(sip.StatusForbidden, "bad credentials")
 		} else {
-			p.refuse(tx, *v, sip.StatusForbidden, "wrong password")
+			p.refuse(tx, *v, sip.StatusForbidden, "bad credentials")
 		}
 		return false
 	}

@@ -12,6 +12,9 @@ import (
 	"github.com/emiago/sipgo/sip"
 )
 
+// silentNode is the reason of a failover from a node that says nothing.
+const silentNode = "no answer from the node"
+
 // hop is one place that a request may go to.
 type hop struct {
 	uri  sip.Uri
@@ -26,6 +29,7 @@ type branch struct {
 	req   *sip.Request
 	tx    *clientTx
 	heard bool        // any response came
+	rang  bool        // one of them was a 18x or 19x
 	over  bool        // has a final outcome, or was given up
 	timer *time.Timer // failover, then ring
 }
@@ -80,7 +84,7 @@ func (f *forward) next() {
 	tx, err := f.p.e.start(req, b.hop.addr, b.on)
 	if err != nil {
 		f.p.e.log.Debug("forward", "method", req.Method, "to", b.hop.addr, "err", err)
-		f.failed(b, sip.StatusRequestTimeout, "send failed", nil)
+		f.failed(b, sip.StatusRequestTimeout, silentNode, nil)
 		return
 	}
 	f.mu.Lock()
@@ -103,7 +107,7 @@ func (b *branch) stop() {
 func (b *branch) on(res *sip.Response, err error) {
 	f := b.f
 	if err != nil {
-		f.failed(b, sip.StatusRequestTimeout, "no answer", nil)
+		f.failed(b, sip.StatusRequestTimeout, silentNode, nil)
 		return
 	}
 	f.mu.Lock()
@@ -116,6 +120,7 @@ func (b *branch) on(res *sip.Response, err error) {
 		if b.over || f.answered || f.canceled {
 			return
 		}
+		b.rang = b.rang || res.StatusCode >= sip.StatusRinging
 		if f.tx.invite { // timer C starts anew
 			b.stop()
 			b.timer = time.AfterFunc(f.p.cfg.Ring, func() { f.rangOut(b) })
@@ -125,12 +130,13 @@ func (b *branch) on(res *sip.Response, err error) {
 		}
 		return
 	}
+	rang := b.rang
 	f.mu.Unlock()
 	switch {
 	case res.IsSuccess():
 		f.success(b, res)
-	case res.StatusCode/100 == 5 && f.toNodes:
-		f.failed(b, res.StatusCode, res.Reason, res)
+	case res.StatusCode/100 == 5 && f.toNodes && !rang: // a call that rang is not placed a second time
+		f.failed(b, res.StatusCode, "refused by the node", res)
 	default:
 		f.final(b, res)
 	}
@@ -202,7 +208,7 @@ func (f *forward) silent(b *branch) {
 	}
 	f.mu.Unlock()
 	f.giveUp(b)
-	f.failed(b, sip.StatusRequestTimeout, "no answer", nil)
+	f.failed(b, sip.StatusRequestTimeout, silentNode, nil)
 }
 
 // rangOut is timer C.
@@ -243,14 +249,14 @@ func (f *forward) failed(b *branch, code int, reason string, res *sip.Response) 
 		f.mu.Lock()
 		f.answered = true
 		f.mu.Unlock()
-		f.p.refuse(f.tx, f.verdict, sip.StatusServiceUnavailable, "no node answers")
+		f.p.refuse(f.tx, f.verdict, sip.StatusServiceUnavailable, "no node")
 	case res != nil:
 		f.answer(res)
 	case f.verdict.AOR != "":
 		f.mu.Lock()
 		f.answered = true
 		f.mu.Unlock()
-		f.p.refuse(f.tx, f.verdict, sip.StatusRequestTimeout, "the phone does not answer")
+		f.p.refuse(f.tx, f.verdict, sip.StatusRequestTimeout, "no answer from the phone")
 	default:
 		f.answer(f.tx.response(sip.StatusRequestTimeout, "Request Timeout", nil))
 	}

@@ -26,6 +26,9 @@ type router struct {
 	users map[string]string // user -> HA1
 	nodes []siptest.Target
 	open  bool // anybody may call the nodes
+	// phones are trusted like nodes within a dialog: here they call each other
+	// without a node in between.
+	phones netip.AddrPort
 }
 
 func (r *router) Peer(src netip.AddrPort) (string, bool) {
@@ -36,7 +39,7 @@ func (r *router) Peer(src netip.AddrPort) (string, bool) {
 			return n.Node, true
 		}
 	}
-	return "", false
+	return "", src == r.phones
 }
 
 func (r *router) addNode(n siptest.Target) {
@@ -115,6 +118,9 @@ func newWorldWith(t *testing.T, cfg siptest.ProxyConfig, nodes ...siptest.Target
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.router.mu.Lock()
+	w.router.phones = w.phones.Addr()
+	w.router.mu.Unlock()
 	t.Cleanup(func() {
 		if err := w.phones.Close(); err != nil {
 			t.Error(err)
@@ -243,7 +249,7 @@ func TestProxyRefusals(t *testing.T) {
 		}
 		codes = append(codes, e.Code+" "+e.Reason)
 	}
-	want := "480 not registered, 404 unknown domain, 503 no node, 403 wrong password"
+	want := "480 not registered, 404 unknown domain, 503 no node, 403 bad credentials"
 	if got := strings.Join(codes, ", "); got != want {
 		t.Errorf("events %s, want %s", got, want)
 	}

@@ -10,6 +10,7 @@ import (
 // many goroutines and must answer from memory.
 type Router interface {
 	// Peer returns the id of the media node that sends SIP from an address.
+	// Within a dialog, what comes from elsewhere is relayed to peers only.
 	Peer(src netip.AddrPort) (node string, ok bool)
 	// Route decides about a request outside a dialog. It is asked again, with
 	// AuthUser, after the challenge that it ordered was met.

@@ -172,7 +172,7 @@ func (s *Stack) request(tx *serverTx) {
 	tx.reply(sip.StatusMethodNotAllowed, "Method Not Allowed", sip.NewHeader("Allow", allow))
 }
 
-func (s *Stack) ack(req *sip.Request) {
+func (s *Stack) ack(req *sip.Request, _ netip.AddrPort) {
 	if d := s.dialog(req.CallID().Value(), tagOf(req.To().Params), tagOf(req.From().Params)); d != nil {
 		d.confirm()
 	}

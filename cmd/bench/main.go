@@ -68,6 +68,8 @@ var all = []benchmark{
 	{"apply_one", applyOne},
 	{"cold_start", coldStart},
 	{"lookup_source", lookupSource},
+	{"esl_decode", eslDecode},
+	{"ack", ack},
 }
 
 func main() {

@@ -2,7 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
 
+	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/cdrpipe"
 	"github.com/bulkhead-voip/bulkhead/internal/spool"
 )
@@ -21,27 +27,97 @@ func (s spoolStream) Read(ctx context.Context, limit int) (cdrpipe.Batch, error)
 	return cdrpipe.Batch{Payloads: b.Payloads, Ack: b.Ack}, nil
 }
 
-// startCdrpipe moves records from the spool to the store.
-func startCdrpipe(p *parts, g *group) (cdrpipe.Warehouse, error) {
+// warehousePassword is the environment variable that holds the password.
+const warehousePassword = "BULKHEAD_WAREHOUSE_PASSWORD"
+
+// warehouseFlags say where the call records are.
+type warehouseFlags struct {
+	Warehouse             string `help:"Where call records are kept: sqlite, a file in the data folder, or clickhouse://user@host:9000/database, after which ?secure=true, cluster=NAME, records=DAYS and raw=DAYS may stand, joined by &. Its password is read from --warehouse-password-file or BULKHEAD_WAREHOUSE_PASSWORD." default:"sqlite" placeholder:"URL"`
+	WarehousePasswordFile string `help:"File that holds the password of the ClickHouse user." type:"path" placeholder:"FILE"`
+}
+
+// warehouse is a cdrpipe.Warehouse that is closed by who opened it.
+type warehouse interface {
+	cdrpipe.Warehouse
+	io.Closer
+}
+
+// open opens the store of who writes to it.
+func (f *warehouseFlags) open(ctx context.Context, data dataDir) (warehouse, error) {
+	if f.Warehouse == "sqlite" {
+		return cdrpipe.OpenSQLite(ctx, data.cdrs())
+	}
+	cfg, err := f.clickHouse()
+	if err != nil {
+		return nil, err
+	}
+	return cdrpipe.OpenClickHouse(ctx, cfg)
+}
+
+// ask opens the store of who only asks: nothing is made that is not there.
+func (f *warehouseFlags) ask(ctx context.Context, data dataDir) (warehouse, error) {
+	if f.Warehouse == "sqlite" {
+		if _, err := os.Stat(data.cdrs()); err != nil {
+			return nil, fmt.Errorf("there is no CDR store in %s: %w; name its folder with --data, or a ClickHouse with --warehouse", data, bulkhead.NotFound)
+		}
+		return cdrpipe.OpenSQLite(ctx, data.cdrs())
+	}
+	cfg, err := f.clickHouse()
+	if err != nil {
+		return nil, err
+	}
+	cfg.ReadOnly = true
+	return cdrpipe.OpenClickHouse(ctx, cfg)
+}
+
+func (f *warehouseFlags) clickHouse() (cdrpipe.ClickHouseConfig, error) {
+	if !strings.HasPrefix(f.Warehouse, "clickhouse://") {
+		return cdrpipe.ClickHouseConfig{}, fmt.Errorf("--warehouse must be sqlite or begin with clickhouse:// : %w", bulkhead.Invalid)
+	}
+	cfg, err := cdrpipe.ParseClickHouseURL(f.Warehouse)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Password = os.Getenv(warehousePassword)
+	if f.WarehousePasswordFile != "" {
+		b, err := os.ReadFile(f.WarehousePasswordFile)
+		if err != nil {
+			return cfg, fmt.Errorf("read the password of the warehouse: %w", err)
+		}
+		cfg.Password = strings.TrimRight(string(b), "\r\n")
+	}
+	return cfg, nil
+}
+
+// ClickHouse wants few and large inserts.
+const (
+	clickHouseBatch    = 20_000
+	clickHouseInterval = time.Second
+)
+
+// startCdrpipe moves records from the spool, or from Redis, to the store.
+func startCdrpipe(p *parts, g *group, f *warehouseFlags) (cdrpipe.Warehouse, error) {
 	log := p.log.With("service", "cdrpipe")
-	store, err := cdrpipe.OpenSQLite(g.ctx, p.data.cdrs())
+	store, err := f.open(g.ctx, p.data)
 	if err != nil {
 		return nil, err
 	}
 	g.onClose("CDR store", store.Close)
-	reader, err := spool.OpenReader(p.data.spool(), spoolReader, spool.ReaderOptions{Logger: log, Registerer: p.reg})
+	in, err := openStream(p, g, log)
 	if err != nil {
 		return nil, err
 	}
-	g.onClose("spool reader", reader.Close)
 	cfg := cdrpipe.DefaultConfig()
-	cfg.Stream, cfg.Warehouse, cfg.Logger, cfg.Registerer = spoolStream{reader}, store, log, p.reg
+	cfg.Stream, cfg.Warehouse, cfg.Logger, cfg.Registerer = in, store, log, p.reg
+	if _, remote := store.(*cdrpipe.ClickHouse); remote {
+		cfg.BatchSize, cfg.Interval = clickHouseBatch, clickHouseInterval
+	}
 	c, err := cdrpipe.New(cfg)
 	if err != nil {
 		return nil, err
 	}
 	g.run(services, "cdrpipe", c.Run)
 	g.readyWhen("cdrpipe", c.Ready)
-	p.mount([]string{"/v1/cdrs", "/v1/gaps", "/v1/summary"}, cdrpipe.Routes(store))
+	p.mount([]string{"/v1/cdrs", "/v1/cdrs/export", "/v1/gaps", "/v1/kpis", "/v1/summary"}, cdrpipe.Routes(store))
 	return store, nil
 }

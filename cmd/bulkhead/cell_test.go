@@ -102,7 +102,11 @@ func startCell(t *testing.T, tenants int) *testCell {
 		c.admin[s] = local()
 	}
 	sbcEvents, xml := local(), local()
-	c.kamailio = kamailiotest.Start(t, kamailio.Params{Listen: local(), Events: sbcEvents})
+	token, err := dataDir(c.data).secret(sbcToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.kamailio = kamailiotest.Start(t, kamailio.Params{Listen: local(), Events: sbcEvents, EventsUser: "sbc1", EventsToken: token})
 	c.sip = c.kamailio.Addr.String()
 	c.apply(c.yaml())
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
@@ -32,13 +33,32 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 
 type eventbridgeCmd struct {
 	serviceFlags `embed:""`
+	bridgeFlags  `embed:""`
+	forwardFlags `embed:""`
 
+	Nodes  string `help:"Hear the nodes of this file instead of a registry's: records of any PBX, with nothing else of Bulkhead in place." type:"path" placeholder:"FILE.yaml"`
 	Cell   string `help:"The cell whose nodes to hear; may be left out where there is one." placeholder:"ID"`
-	Listen string `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
+	Listen string `help:"Where SBCs and nodes post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
 }
 
 func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
+	var file *nodesFile
+	if c.Nodes != "" {
+		if c.Cell != "" || len(c.Sweep) > 0 {
+			return fmt.Errorf("--nodes names a file that says the cell and the folders too: leave out --cell and --sweep: %w", bulkhead.Invalid)
+		}
+		var err error
+		if file, err = readNodesFile(c.Nodes); err != nil {
+			return err
+		}
+	}
 	return c.serve(ctx, a, "127.0.0.1:8082", func(p *parts, g *group) error {
+		if file != nil {
+			if _, err := startEventsOnly(p, g, file, c.Listen, c.Raw); err != nil {
+				return err
+			}
+			return startForwarder(p, g, file.cell, &c.forwardFlags)
+		}
 		if err := p.follow(g); err != nil {
 			return err
 		}
@@ -46,8 +66,10 @@ func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		_, err = startEventbridge(p, g, cell, c.Listen)
-		return err
+		if _, err = startEventbridge(p, g, cell, c.Listen, c.bridgeFlags); err != nil {
+			return err
+		}
+		return startForwarder(p, g, cell, &c.forwardFlags)
 	})
 }
 
@@ -64,12 +86,25 @@ func cellOf(s bulkhead.State, want bulkhead.CellID) (bulkhead.CellID, error) {
 }
 
 type cdrpipeCmd struct {
-	serviceFlags `embed:""`
+	serviceFlags   `embed:""`
+	redisFlags     `embed:""`
+	warehouseFlags `embed:""`
+
+	Cell string `help:"With --redis: the cell whose records to move; may be left out where the data folder's registry has one." placeholder:"ID"`
 }
 
 func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
 	return c.serve(ctx, a, "127.0.0.1:8083", func(p *parts, g *group) error {
-		_, err := startCdrpipe(p, g)
+		if c.Redis != "" {
+			cell, err := cellOfStream(ctx, p.data, bulkhead.CellID(c.Cell))
+			if err != nil {
+				return err
+			}
+			if err := c.connect(p, g, cell); err != nil {
+				return err
+			}
+		}
+		_, err := startCdrpipe(p, g, &c.warehouseFlags)
 		return err
 	})
 }
@@ -94,12 +129,15 @@ func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
+// serviceStop is how long a service of its own takes to end, at most.
+const serviceStop = 12 * time.Second
+
 // serve opens the parts, starts what start says, and waits for its end.
 func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start func(*parts, *group) error) error {
 	if f.Admin == "" {
 		f.Admin = admin
 	}
-	g := newGroup(ctx)
+	g := newGroup(ctx, serviceStop)
 	p, err := openParts(g, f, f.logger(a.err))
 	if err == nil {
 		err = start(p, g)
@@ -134,7 +172,14 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	if sbc == nil {
 		return fmt.Errorf("the registry has no SBC %q: %w", c.SBC, bulkhead.NotFound)
 	}
-	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}).Write(c.Out); err != nil {
+	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}
+	if c.Events != "" {
+		params.EventsUser = c.SBC
+		if params.EventsToken, err = dataDir(c.Data).secret(sbcToken); err != nil {
+			return err
+		}
+	}
+	if err := params.Write(c.Out); err != nil {
 		return err
 	}
 	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")

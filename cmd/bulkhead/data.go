@@ -34,6 +34,7 @@ func (d dataDir) open() error {
 // The secrets of an installation, one file each below secrets/.
 const (
 	nodeToken  = "node.token"   // HTTP Basic password of media nodes
+	sbcToken   = "sbc.token"    // HTTP Basic password of SBCs that post events
 	adminToken = "admin.token"  // bearer token of the admin API
 	eslSecret  = "esl.password" // password of the media nodes' event sockets
 )

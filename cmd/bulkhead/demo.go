@@ -25,6 +25,7 @@ const (
 	demoMaxTalk        = 6 * time.Second
 	demoAnswerWithin   = 10 * time.Second
 	demoMaxCalls       = 100 // at once; more are not started
+	demoWarnAfter      = 25  // attempts to register
 )
 
 // demo plays the outside world for the tenants of a state: their phones, the
@@ -45,10 +46,12 @@ type demoTenant struct {
 	*bulkhead.Tenant
 	carrier *siptest.Phone // calls from the tenant's source network; nil where that cannot be bound
 	phones  []*siptest.Phone
+
+	registered atomic.Bool
 }
 
 // newDemo binds the sockets of everybody outside. trunk is where the tenants'
-// trunks lead.
+// trunks lead, or empty.
 func newDemo(s bulkhead.State, sbc, trunk string, log *slog.Logger) (_ *demo, err error) {
 	d := &demo{sbc: sbc, log: log}
 	defer func() {
@@ -59,12 +62,14 @@ func newDemo(s bulkhead.State, sbc, trunk string, log *slog.Logger) (_ *demo, er
 	if d.media, err = siptest.NewMediaEngine(siptest.MediaConfig{IP: "127.0.0.1", Logger: log}); err != nil {
 		return nil, fmt.Errorf("demo media: %w", err)
 	}
-	far, err := d.group(siptest.PhonesConfig{Listen: trunk})
-	if err != nil {
-		return nil, fmt.Errorf("demo carrier: %w", err)
-	}
-	if _, err := far.Add(siptest.PhoneConfig{User: "*", Domain: "carrier.example", OnInvite: answerSoon}); err != nil {
-		return nil, fmt.Errorf("demo carrier: %w", err)
+	if trunk != "" {
+		far, err := d.group(siptest.PhonesConfig{Listen: trunk})
+		if err != nil {
+			return nil, fmt.Errorf("demo carrier: %w", err)
+		}
+		if _, err := far.Add(siptest.PhoneConfig{User: "*", Domain: "carrier.example", OnInvite: answerSoon}); err != nil {
+			return nil, fmt.Errorf("demo carrier: %w", err)
+		}
 	}
 	phones, err := d.group(siptest.PhonesConfig{Proxy: sbc})
 	if err != nil {
@@ -127,53 +132,58 @@ func answerSoon(*siptest.Incoming) siptest.Behaviour {
 	return siptest.Behaviour{Delay: time.Duration(100+rand.IntN(900)) * time.Millisecond}
 }
 
-// Run registers every phone and places calls until ctx ends.
+// Run registers the phones and places calls until ctx ends. A tenant takes
+// part when its phones are registered.
 func (d *demo) Run(ctx context.Context) (err error) {
 	defer func() {
 		d.calls.Wait()
 		err = errors.Join(err, d.close())
 	}()
 	for _, t := range d.tenants {
-		for _, p := range t.phones {
-			if err := d.register(ctx, p); err != nil {
-				return err
-			}
-		}
+		d.calls.Go(func() { d.register(ctx, t) })
 	}
 	tick := time.NewTicker(time.Second / demoCallsPerSecond)
 	defer tick.Stop()
-	for n := 0; ; n++ {
+	for n := 0; len(d.tenants) > 0; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		if d.running.Load() >= demoMaxCalls || len(d.tenants) == 0 {
+		t := d.tenants[n%len(d.tenants)] // every tenant has its turn
+		if d.running.Load() >= demoMaxCalls || !t.registered.Load() {
 			continue
 		}
-		t := d.tenants[n%len(d.tenants)] // every tenant has its turn
 		d.running.Add(1)
 		d.calls.Go(func() {
 			defer d.running.Add(-1)
 			d.call(ctx, t)
 		})
 	}
+	<-ctx.Done()
+	return nil
 }
 
-// register tries until the SBC knows the tenant; its tables may still be on their way.
-func (d *demo) register(ctx context.Context, p *siptest.Phone) error {
-	for {
-		err := p.Register(ctx)
-		if err == nil || ctx.Err() != nil {
-			return nil
-		}
-		d.log.Debug("demo: register again", "user", p.User(), "error", err)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(200 * time.Millisecond):
+// register tries until the SBC knows the tenant; its tables may still be on
+// their way.
+func (d *demo) register(ctx context.Context, t *demoTenant) {
+	for _, p := range t.phones {
+		for try := 1; ; try++ {
+			err := p.Register(ctx)
+			if err == nil {
+				break
+			}
+			if try == demoWarnAfter {
+				d.log.Warn("demo: no calls of a tenant, its phone cannot register", "tenant", t.ID, "user", p.User(), "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
 		}
 	}
+	t.registered.Store(true)
 }
 
 // call places one call of a tenant, of a kind drawn at random.

@@ -14,10 +14,13 @@ import (
 )
 
 type configFreeswitchCmd struct {
-	Data string   `help:"Folder that holds the registry and the secrets." default:"data" type:"path" placeholder:"DIR"`
-	Node string   `help:"The node." required:"" placeholder:"ID"`
-	URL  []string `help:"URLs of configsvc, tried in order." default:"http://127.0.0.1:8080/freeswitch/xml" placeholder:"URL"`
-	Out  string   `short:"o" help:"Folder to write the files into. Default: print them." type:"path" placeholder:"DIR"`
+	Data   string   `help:"Folder that holds the registry and the secrets." default:"data" type:"path" placeholder:"DIR"`
+	Node   string   `help:"The node." required:"" placeholder:"ID"`
+	URL    []string `help:"URLs of configsvc, tried in order." default:"http://127.0.0.1:8080/freeswitch/xml" placeholder:"URL"`
+	Bridge []string `help:"Addresses of the event bridges that may use the event socket. Default: loopback." placeholder:"IP"`
+	CDRURL []string `help:"URLs of the event bridge's /freeswitch/cdr; none: mod_json_cdr is left out." name:"cdr-url" default:"http://127.0.0.1:8090/freeswitch/cdr" placeholder:"URL"`
+	CDRDir string   `help:"Folder on the node for call records that could not be posted." name:"cdr-dir" default:"/var/lib/freeswitch/json_cdr" placeholder:"DIR"`
+	Out    string   `short:"o" help:"Folder to write the files into. Default: print them." type:"path" placeholder:"DIR"`
 }
 
 func (c *configFreeswitchCmd) Run(ctx context.Context, a *app) error {
@@ -57,7 +60,7 @@ func (c *configFreeswitchCmd) params(data dataDir, head bulkhead.State) (freeswi
 	if node == nil {
 		return freeswitch.Params{}, fmt.Errorf("the registry has no node %q: %w", c.Node, bulkhead.NotFound)
 	}
-	p := freeswitch.Params{Node: node.ID, URLs: c.URL, SIP: node.SIP, ESL: node.ESL}
+	p := freeswitch.Params{Node: node.ID, URLs: c.URL, SIP: node.SIP, ESL: node.ESL, Bridges: c.Bridge, CDRURLs: c.CDRURL, CDRErrDir: c.CDRDir}
 	cell := route.New(head).CellOf(node.ID)
 	for _, id := range slices.Sorted(maps.Keys(head.SBCs)) {
 		if head.SBCs[id].Cell == cell {

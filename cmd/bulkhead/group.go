@@ -4,7 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
 )
 
 // stage orders the end of a group's services: a stage is told to end when
@@ -26,10 +32,11 @@ type group struct {
 	cancel   context.CancelFunc
 	contexts [stages]context.Context //nolint:containedctx // one a stage
 	running  [stages]sync.WaitGroup
-	ended    chan struct{} // every stage was told to end, and has
+	ended    chan struct{} // every stage was told to end, and has, or its time is over
 
 	mu    sync.Mutex
-	up    bool // every service that there will be was started
+	alive map[string]int // services that run, by name
+	up    bool           // every service that there will be was started
 	errs  []error
 	ready []check
 	close []closer
@@ -45,8 +52,9 @@ type closer struct {
 	fn   func() error
 }
 
-func newGroup(ctx context.Context) *group {
-	g := &group{ended: make(chan struct{})}
+// newGroup makes a group that ends with ctx, within limit.
+func newGroup(ctx context.Context, limit time.Duration) *group {
+	g := &group{ended: make(chan struct{}), alive: map[string]int{}}
 	g.ctx, g.cancel = context.WithCancel(ctx)
 	var cancels [stages]context.CancelFunc
 	for s := range stages {
@@ -55,21 +63,46 @@ func newGroup(ctx context.Context) *group {
 	go func() {
 		defer close(g.ended)
 		<-g.ctx.Done()
+		deadline := time.Now().Add(limit)
 		for s := range stages {
 			cancels[s]()
-			g.running[s].Wait()
+			// A stage that is late takes no more than its share from the next.
+			left := time.Until(deadline) / time.Duration(stages-s)
+			waitAtMost(&g.running[s], left)
 		}
 	}()
 	return g
 }
 
+func waitAtMost(wg *sync.WaitGroup, d time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(d):
+	}
+}
+
 // run starts a service. When it fails, everything ends.
 func (g *group) run(s stage, name string, fn func(context.Context) error) {
+	g.count(name, 1)
 	g.running[s].Go(func() {
+		defer g.count(name, -1)
 		if err := fn(g.contexts[s]); err != nil && !errors.Is(err, context.Canceled) {
 			g.fail(fmt.Errorf("%s: %w", name, err))
 		}
 	})
+}
+
+func (g *group) count(name string, n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.alive[name] += n; g.alive[name] == 0 {
+		delete(g.alive, name)
+	}
 }
 
 // fail ends every service because of err.
@@ -118,11 +151,16 @@ func (g *group) notReady() map[string]string {
 	return bad
 }
 
-// wait returns when every service has ended and everything is closed.
+// wait returns when every service has ended and everything is closed. What
+// has not ended in time is named; nothing is closed under it then, since
+// every part stands being killed.
 func (g *group) wait() error {
 	<-g.ended
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if late := slices.Sorted(maps.Keys(g.alive)); len(late) > 0 {
+		return errors.Join(append(g.errs, fmt.Errorf("did not end in time: %s: %w", strings.Join(late, ", "), bulkhead.Unavailable))...)
+	}
 	for i := len(g.close) - 1; i >= 0; i-- {
 		if err := g.close[i].fn(); err != nil {
 			g.errs = append(g.errs, fmt.Errorf("close %s: %w", g.close[i].name, err))

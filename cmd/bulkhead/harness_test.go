@@ -26,6 +26,7 @@ var program = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	programDir = dir
 	bin := filepath.Join(dir, "bulkhead")
 	out, err := exec.Command("go", "build", "-race", "-o", bin, ".").CombinedOutput()
 	if err != nil {
@@ -34,10 +35,25 @@ var program = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
+// programDir is the folder of program, for TestMain to remove.
+var programDir string
+
 func TestMain(m *testing.M) {
+	if env := os.Getenv(generatorEnv); env != "" {
+		var cfg generatorConfig
+		err := json.Unmarshal([]byte(env), &cfg)
+		if err == nil {
+			err = generate(cfg, os.Stdin, os.Stdout)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "generator:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
-	if bin, err := program(); err == nil {
-		os.RemoveAll(filepath.Dir(bin))
+	if programDir != "" {
+		os.RemoveAll(programDir)
 	}
 	os.Exit(code)
 }

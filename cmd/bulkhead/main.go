@@ -33,7 +33,8 @@ type cli struct {
 	MediaNode   mediaNodeCmd   `cmd:"" help:"A pure-Go media node that behaves like a FreeSWITCH, for tests."`
 	Apply       applyCmd       `cmd:"" help:"Put the objects of a YAML file into the registry, as one revision."`
 	Export      exportCmd      `cmd:"" help:"Write the registry as YAML."`
-	Cdr         cdrCmd         `cmd:"" help:"Show call records."`
+	Cdr         cdrCmd         `cmd:"" help:"Search, follow and export call records; KPIs."`
+	Spool       spoolCmd       `cmd:"" help:"Look into a spool, also while it is in use."`
 	Config      configCmd      `cmd:"" help:"Print a PBX's configuration, filled in for one node."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }

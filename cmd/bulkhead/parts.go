@@ -45,8 +45,9 @@ type parts struct {
 	reg   *prometheus.Registry
 	live  *route.Live
 	store *registry.SQLite
-	admin *chi.Mux // behind the admin token
-	addr  net.Addr // of the admin listener
+	redis *redisStream // nil: records go from the spool to the store
+	admin *chi.Mux     // behind the admin token
+	addr  net.Addr     // of the admin listener
 }
 
 // openParts makes the data folder and binds the admin listener.
@@ -88,7 +89,7 @@ func (p *parts) serveAdmin(g *group, addr, token string) error {
 		}
 		p.admin.ServeHTTP(w, r)
 	}))
-	srv := &http.Server{Handler: r, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := &http.Server{Handler: r, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	g.run(services, "admin API", func(ctx context.Context) error { return serve(ctx, srv, l) })
 	return nil
 }
@@ -124,9 +125,12 @@ func problem(w http.ResponseWriter, status int, detail string) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": detail})
 }
 
-// follow opens the registry and keeps the live snapshot at its head. It
-// returns when the first revision is indexed.
+// follow opens the registry, which must be there, and keeps the live snapshot
+// at its head. It returns when the first revision is indexed.
 func (p *parts) follow(g *group) error {
+	if _, err := readHead(g.ctx, p.data); err != nil {
+		return err
+	}
 	store, err := registry.OpenSQLite(g.ctx, p.data.registry())
 	if err != nil {
 		return err
@@ -150,6 +154,12 @@ func (p *parts) follow(g *group) error {
 		return nil
 	}}
 	g.run(services, "registry", f.Run)
+	g.readyWhen("registry", func() error {
+		if p.live.Load().Revision() == 0 {
+			return fmt.Errorf("the registry in %s is empty: fill it with bulkhead apply: %w", p.data, bulkhead.NotFound)
+		}
+		return nil
+	})
 	return nil
 }
 

@@ -20,11 +20,15 @@ type router struct {
 	sets atomic.Pointer[indexedSets]
 }
 
-// indexedSets are the dispatcher sets of one snapshot.
+// indexedSets are the dispatcher sets of one snapshot, and whose they are.
 type indexedSets struct {
 	of   *route.Snapshot
+	rows []route.Row // in the order of their keys
 	byID map[int]route.Set
 }
+
+// maxTries is how many nodes of a set a call is offered to, as kamailio.cfg has it.
+const maxTries = 5
 
 func (r *router) Peer(src netip.AddrPort) (string, bool) {
 	id, ok := r.live.Load().Peer(src)
@@ -95,7 +99,7 @@ func (r *router) invite(x *route.Snapshot, q siptest.Request, v *siptest.Verdict
 		return
 	}
 	v.Tenant = string(p.Tenant)
-	v.Targets = r.targets(x, p.Set)
+	v.Targets = r.targets(x, p.Tenant)
 	v.Headers = []siptest.Header{
 		{Name: "X-Bulkhead-Tenant", Value: string(p.Tenant)},
 		{Name: "X-Bulkhead-SBC", Value: string(r.sbc)},
@@ -106,25 +110,50 @@ func (r *router) invite(x *route.Snapshot, q siptest.Request, v *siptest.Verdict
 	}
 }
 
-// targets returns a set's nodes in the order in which to try them.
-func (r *router) targets(x *route.Snapshot, set int) []siptest.Target {
-	idx := r.sets.Load()
-	if idx == nil || idx.of != x {
-		idx = &indexedSets{of: x, byID: map[int]route.Set{}}
-		if tables, err := route.MakeTables(x, r.sbc); err == nil {
-			for _, s := range tables.Sets {
-				idx.byID[s.ID] = s
-			}
-		}
-		r.sets.Store(idx)
+// targets returns a tenant's nodes in the order in which to try them: those
+// of its set, and then of the backup pool's.
+func (r *router) targets(x *route.Snapshot, id bulkhead.TenantID) []siptest.Target {
+	idx := r.index(x)
+	key := "t:" + string(id)
+	i, ok := slices.BinarySearchFunc(idx.rows, key, func(row route.Row, key string) int { return strings.Compare(row.Key, key) })
+	if !ok {
+		return nil
 	}
-	s := idx.byID[set]
+	// SET|ALGORITHM|POOL|REALM|BACKUP SET|BACKUP ALGORITHM
+	f := strings.Split(idx.rows[i].Value, "|")
+	var out []siptest.Target
+	for _, field := range []int{0, 4} {
+		if set, err := strconv.Atoi(f[field]); err == nil { // 0: no backup, and no such set
+			out = append(out, inOrder(idx.byID[set])...)
+		}
+	}
+	return out
+}
+
+// index returns the dispatcher sets of a snapshot.
+func (r *router) index(x *route.Snapshot) *indexedSets {
+	if idx := r.sets.Load(); idx != nil && idx.of == x {
+		return idx
+	}
+	idx := &indexedSets{of: x, byID: map[int]route.Set{}}
+	if tables, err := route.MakeTables(x, r.sbc); err == nil {
+		idx.rows = tables.Rows
+		for _, s := range tables.Sets {
+			idx.byID[s.ID] = s
+		}
+	}
+	r.sets.Store(idx)
+	return idx
+}
+
+// inOrder returns a set's nodes as ds_select_dst orders them.
+func inOrder(s route.Set) []siptest.Target {
 	order := slices.DeleteFunc(slices.Clone(s.Targets), func(t route.Target) bool { return t.Disabled })
 	if s.Algorithm == route.ByWeight {
 		byWeight(order)
 	}
 	out := make([]siptest.Target, 0, len(order))
-	for _, t := range order {
+	for _, t := range order[:min(len(order), maxTries)] {
 		if ap, err := netip.ParseAddrPort(strings.TrimPrefix(t.URI, "sip:")); err == nil {
 			out = append(out, siptest.Target{Node: string(t.Node), Addr: ap})
 		}

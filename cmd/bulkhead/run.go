@@ -8,18 +8,20 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/freeswitch/freeswitchtest"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
 	"github.com/bulkhead-voip/bulkhead/siptest"
 )
 
 type runCmd struct {
-	serviceFlags `embed:""`
+	serviceFlags   `embed:""`
+	forwardFlags   `embed:""`
+	warehouseFlags `embed:""`
 
 	Listen    string        `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
 	Events    string        `help:"Where SBCs post their events." default:"127.0.0.1:8090" placeholder:"IP:PORT"`
@@ -28,6 +30,9 @@ type runCmd struct {
 	StopAfter time.Duration `help:"End by itself after so long." placeholder:"TIME"`
 	LogFile   string        `help:"Where to log; - is standard error. Default: bulkhead.log in the data folder." placeholder:"FILE"`
 }
+
+// runStop is how long "run" takes to end, at most.
+const runStop = 5 * time.Second
 
 // runAdmin is where the admin API of "run" is unless --admin says otherwise.
 const runAdmin = "127.0.0.1:8088"
@@ -53,6 +58,10 @@ func (c *runCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer closeLog()
 	if c.Demo {
+		// A Kamailio that an earlier run left behind must not keep its port.
+		if err := kamailio.EndOrphan(ctx, data.path("kamailio"), slog.New(slog.NewTextHandler(logTo, nil))); err != nil {
+			return err
+		}
 		if err := c.demoAddresses(a.out); err != nil {
 			return err
 		}
@@ -63,7 +72,7 @@ func (c *runCmd) Run(ctx context.Context, a *app) error {
 	if c.Admin == "" {
 		c.Admin = runAdmin
 	}
-	g := newGroup(ctx)
+	g := newGroup(ctx, runStop)
 	if err := c.start(g, a, c.logger(logTo)); err != nil {
 		g.fail(err)
 	}
@@ -89,11 +98,14 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	events, err := startEventbridge(p, g, sbc.Cell, c.Events)
+	events, err := startEventbridge(p, g, sbc.Cell, c.Events, bridgeFlags{Raw: true})
 	if err != nil {
 		return err
 	}
-	store, err := startCdrpipe(p, g)
+	if err := startForwarder(p, g, sbc.Cell, &c.forwardFlags); err != nil {
+		return err
+	}
+	store, err := startCdrpipe(p, g, &c.warehouseFlags)
 	if err != nil {
 		return err
 	}
@@ -111,7 +123,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 			return err
 		}
 		b.ended = nodes.ended
-		d, err := newDemo(x.State(), sbc.SIP, trunkOf(x.State()), log.With("part", "demo"))
+		d, err := newDemo(x.State(), sbc.SIP, demoCarrier(x.State()), log.With("part", "demo"))
 		if err != nil {
 			return err
 		}
@@ -157,7 +169,11 @@ func startSBC(p *parts, g *group, sbc *bulkhead.SBC, events string, wantKamailio
 		}
 	}
 	log := p.log.With("part", "SBC")
-	post := newSBCEvents(events, log)
+	token, err := p.data.secret(sbcToken)
+	if err != nil {
+		return "", err
+	}
+	post := newSBCEvents(events, sbc.ID, token, log)
 	proxy, err := siptest.NewProxy(siptest.ProxyConfig{
 		Listen: sbc.SIP, Name: string(sbc.ID), Router: &router{sbc: sbc.ID, live: p.live}, OnEvent: post.add, Logger: log,
 	})
@@ -187,6 +203,9 @@ func startMediaNodes(p *parts, g *group, s bulkhead.State, xmlURL string) (media
 	var all mediaNodes
 	for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 		n := s.Nodes[id]
+		if !isLoopback(n.SIP) {
+			continue // a real one, somewhere else
+		}
 		cfg, err := mediaNodeConfig(p.data, n, []string{xmlURL})
 		if err != nil {
 			return nil, err
@@ -200,18 +219,6 @@ func startMediaNodes(p *parts, g *group, s bulkhead.State, xmlURL string) (media
 		all = append(all, node)
 	}
 	return all, nil
-}
-
-// trunkOf returns where the demo's carrier listens: the first trunk there is.
-func trunkOf(s bulkhead.State) string {
-	for _, id := range slices.Sorted(maps.Keys(s.Tenants)) {
-		for _, k := range s.Tenants[id].Trunks {
-			if a, err := netip.ParseAddr(k.Host); err == nil {
-				return netip.AddrPortFrom(a, k.Port).String()
-			}
-		}
-	}
-	return "127.0.0.1:0"
 }
 
 // demoAddresses moves the default listeners of a demo aside where something

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -120,6 +121,27 @@ func TestRunWithoutAnything(t *testing.T) {
 		t.Error("a second run in the same folder was not refused")
 	}
 	p.interrupt(t, 15*time.Second)
+}
+
+// TestSecondInterruptEndsAtOnce: who presses Ctrl-C again does not wait.
+func TestSecondInterruptEndsAtOnce(t *testing.T) {
+	p := startDemo(t, plainBuild(t), "--no-kamailio", "--data", filepath.Join(t.TempDir(), "data"))
+	eventually(t, 30*time.Second, "it runs", func() string {
+		if !strings.Contains(p.out.String(), "admin token") {
+			return p.out.String()
+		}
+		return ""
+	})
+	for range 2 {
+		if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+		t.Error("it did not end at once")
+	}
 }
 
 // TestRunAfterKill: a run that was killed leaves a Kamailio behind at most

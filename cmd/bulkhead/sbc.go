@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -14,12 +16,18 @@ import (
 
 // startDispatcher keeps the Kamailio whose files are in dir.
 func startDispatcher(p *parts, g *group, sbc bulkhead.SBCID, dir string) error {
+	if known := p.live.Load().State().SBCs; known[sbc] == nil {
+		return fmt.Errorf("which SBC? --sbc is %q, the registry has %v: %w", sbc, slices.Sorted(maps.Keys(known)), bulkhead.NotFound)
+	}
 	log := p.log.With("service", "dispatcher")
 	client, err := kamailio.New(dir, log, p.reg)
 	if err != nil {
 		return err
 	}
 	g.onClose("Kamailio's RPC socket", client.Close)
+	if err := client.Lock(); err != nil { // here, and not when the first change comes
+		return err
+	}
 	cfg := dispatcher.DefaultConfig()
 	cfg.SBC = sbc
 	c, err := dispatcher.New(cfg, p.live, client, log, p.reg)
@@ -40,7 +48,12 @@ func startKamailio(p *parts, g *group, sbc *bulkhead.SBC, events string) (kind s
 		return "", err
 	}
 	dir := p.data.path("kamailio")
-	if err := (kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: events, Workers: 2}).Write(dir); err != nil {
+	token, err := p.data.secret(sbcToken)
+	if err != nil {
+		return "", err
+	}
+	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: events, EventsUser: string(sbc.ID), EventsToken: token, Workers: 2}
+	if err := params.Write(dir); err != nil {
 		return "", err
 	}
 	out, err := os.OpenFile(p.data.path("kamailio.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)

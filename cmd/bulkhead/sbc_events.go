@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/siptest"
 )
 
@@ -23,12 +24,14 @@ const (
 // the shipped configuration does, and repeats a batch until it was taken.
 type sbcEvents struct {
 	url   string
+	sbc   bulkhead.SBCID
+	token string
 	log   *slog.Logger
 	queue chan siptest.Event
 }
 
-func newSBCEvents(bridge string, log *slog.Logger) *sbcEvents {
-	return &sbcEvents{url: "http://" + bridge + "/kamailio/events", log: log, queue: make(chan siptest.Event, sbcEventsMax)}
+func newSBCEvents(bridge string, sbc bulkhead.SBCID, token string, log *slog.Logger) *sbcEvents {
+	return &sbcEvents{url: "http://" + bridge + "/kamailio/events", sbc: sbc, token: token, log: log, queue: make(chan siptest.Event, sbcEventsMax)}
 }
 
 // add never waits. At the limit an event is lost, and said to be.
@@ -52,6 +55,9 @@ func (e *sbcEvents) Run(ctx context.Context) error {
 		for e.post(ctx, batch.Bytes()) != nil {
 			select {
 			case <-ctx.Done():
+				if n := len(e.queue) + bytes.Count(batch.Bytes(), []byte("\n")); n > 0 {
+					e.log.Error("SBC events are lost with the SBC: the event bridge did not take them", "events", n)
+				}
 				return nil
 			case <-time.After(sbcEventsRetry):
 			}
@@ -82,6 +88,7 @@ func (e *sbcEvents) post(ctx context.Context, body []byte) error {
 	if err != nil {
 		return err
 	}
+	req.SetBasicAuth(string(e.sbc), e.token)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		e.log.Debug("SBC events not delivered yet", "error", err)

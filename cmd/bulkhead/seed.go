@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -61,42 +62,79 @@ func seedDemo(ctx context.Context, data dataDir, out io.Writer) error {
 	return err
 }
 
-// freeAddresses changes every SIP and ESL address, and the carrier's, that
-// cannot be bound here.
+// freeAddresses changes every loopback address that the demo listens on and
+// that cannot be bound here. What lies elsewhere belongs to somebody else and
+// is left alone.
 func freeAddresses(s bulkhead.State, out io.Writer) (bulkhead.Change, error) {
 	var c bulkhead.Change
 	m := mover{out: out, used: map[string]bool{}}
 	for _, id := range slices.Sorted(maps.Keys(s.SBCs)) {
-		if b := *s.SBCs[id]; m.move("SBC "+string(id), &b.SIP, false) {
+		if b := *s.SBCs[id]; isLoopback(b.SIP) && m.move("SBC "+string(id), &b.SIP, false) {
 			c.SBCs = append(c.SBCs, b)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 		n := *s.Nodes[id]
+		if !isLoopback(n.SIP) {
+			continue
+		}
 		sip := m.move("node "+string(id), &n.SIP, false)
 		esl := n.ESL != "" && m.move("event socket of "+string(id), &n.ESL, true)
 		if sip || esl {
 			c.Nodes = append(c.Nodes, n)
 		}
 	}
-	trunk := trunkOf(s)
-	if m.move("carrier", &trunk, false) {
-		ap, err := netip.ParseAddrPort(trunk)
+	carrier := demoCarrier(s)
+	moved := carrier
+	if carrier != "" && m.move("carrier", &moved, false) {
+		ap, err := netip.ParseAddrPort(moved)
 		if err != nil {
 			return c, fmt.Errorf("carrier address: %w", err)
 		}
-		for _, id := range slices.Sorted(maps.Keys(s.Tenants)) {
-			t := *s.Tenants[id]
-			t.Trunks = slices.Clone(t.Trunks)
-			for i := range t.Trunks {
-				t.Trunks[i].Host, t.Trunks[i].Port = ap.Addr().String(), ap.Port()
+		c.Tenants = moveTrunks(s, carrier, ap)
+	}
+	return c, m.err
+}
+
+// moveTrunks returns the tenants that have a trunk to one address, with that
+// trunk leading to another.
+func moveTrunks(s bulkhead.State, from string, to netip.AddrPort) []bulkhead.Tenant {
+	var out []bulkhead.Tenant
+	for _, id := range slices.Sorted(maps.Keys(s.Tenants)) {
+		t, moved := *s.Tenants[id], false
+		t.Trunks = slices.Clone(t.Trunks)
+		for i := range t.Trunks {
+			if k := &t.Trunks[i]; trunkAddr(k) == from {
+				k.Host, k.Port, moved = to.Addr().String(), to.Port(), true
 			}
-			if len(t.Trunks) > 0 {
-				c.Tenants = append(c.Tenants, t)
+		}
+		if moved {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func isLoopback(addr string) bool {
+	ap, err := netip.ParseAddrPort(addr)
+	return err == nil && ap.Addr().IsLoopback()
+}
+
+func trunkAddr(k *bulkhead.Trunk) string {
+	return net.JoinHostPort(k.Host, strconv.Itoa(int(k.Port)))
+}
+
+// demoCarrier returns where the demo's carrier listens: the first trunk that
+// leads to this machine. Empty: none does, and there is no carrier.
+func demoCarrier(s bulkhead.State) string {
+	for _, id := range slices.Sorted(maps.Keys(s.Tenants)) {
+		for i := range s.Tenants[id].Trunks {
+			if a := trunkAddr(&s.Tenants[id].Trunks[i]); isLoopback(a) {
+				return a
 			}
 		}
 	}
-	return c, m.err
+	return ""
 }
 
 // mover finds free ports.

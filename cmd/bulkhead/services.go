@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,8 +11,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/go-chi/chi/v5"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/cdr"
@@ -52,17 +57,92 @@ func freeswitchDialect(x *route.Snapshot, node bulkhead.NodeID, body, dst []byte
 // bridge is a started eventbridge.
 type bridge struct {
 	*eventbridge.Bridge
-	addr net.Addr // where SBCs post their events
+	addr net.Addr // where SBCs and nodes post
+}
+
+// bridgeFlags are what an operator may say of an event bridge.
+type bridgeFlags struct {
+	Sweep map[string]string `help:"Folder of a node's json_cdr err-log-dir, swept; stored files are moved to its folder done. Repeatable." placeholder:"NODE=DIR"`
+	Raw   bool              `help:"Keep the switches' own events beside the records." default:"true" negatable:""`
 }
 
 // startEventbridge hears every node of a cell that has an event socket, and
-// takes the SBCs' events on listen.
-func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string) (*bridge, error) {
+// takes the SBCs' events, and what the nodes post of their legs, on listen.
+func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, flags bridgeFlags) (*bridge, error) {
 	log := p.log.With("service", "eventbridge")
 	password, err := p.data.secret(eslSecret)
 	if err != nil {
 		return nil, err
 	}
+	token, err := p.data.secret(nodeToken)
+	if err != nil {
+		return nil, err
+	}
+	sources := &sources{
+		cell: cell, password: password, raw: flags.Raw, log: log, parts: p,
+		known: map[bulkhead.NodeID]*freeswitch.Source{}, esl: map[bulkhead.NodeID]string{},
+	}
+	cfg := eventbridge.DefaultConfig()
+	cfg.Cell, cfg.KeepRaw = cell, flags.Raw
+	cfg.DecodeSBC = func(body []byte) ([]cdr.Record, error) {
+		return kamailio.DecodeEvents(cell, p.nodeAt, body)
+	}
+	cfg.DecodeCDR = freeswitch.CDRDecoder{Cell: cell, SBCAt: sources.sbcAt}.Decode
+	cfg.CDRPassword = func(node bulkhead.NodeID) string {
+		x := p.live.Load()
+		if x.State().Nodes[node] == nil || x.CellOf(node) != cell {
+			return ""
+		}
+		return token
+	}
+	for node, dir := range flags.Sweep {
+		cfg.Sweeps = append(cfg.Sweeps, eventbridge.Sweep{Node: bulkhead.NodeID(node), Dir: dir, Done: filepath.Join(dir, "done")})
+	}
+	isSBC, err := p.sbcCredentials(cell)
+	if err != nil {
+		return nil, err
+	}
+	b, err := serveBridge(p, g, cfg, listen, isSBC, log)
+	if err != nil {
+		return nil, err
+	}
+	g.run(services, "eventbridge sources", func(ctx context.Context) error { return sources.follow(ctx, b.Bridge) })
+	return b, nil
+}
+
+// sbcCredentials returns what tells an SBC of the cell by its id and token.
+func (p *parts) sbcCredentials(cell bulkhead.CellID) (func(id, token string) bool, error) {
+	token, err := p.data.secret(sbcToken)
+	if err != nil {
+		return nil, err
+	}
+	want := sha256.Sum256([]byte(token))
+	return func(id, token string) bool {
+		got := sha256.Sum256([]byte(token))
+		sbc := p.live.Load().State().SBCs[bulkhead.SBCID(id)]
+		return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && sbc != nil && sbc.Cell == cell
+	}, nil
+}
+
+// posts serves what SBCs and nodes post to a bridge, and nothing else of it:
+// status is for the admin API. Nodes prove themselves to the bridge, SBCs here.
+func posts(events http.Handler, isSBC func(id, token string) bool) http.Handler {
+	r := chi.NewRouter()
+	r.Post("/freeswitch/cdr", events.ServeHTTP)
+	r.Post("/kamailio/events", func(w http.ResponseWriter, r *http.Request) {
+		if id, token, _ := r.BasicAuth(); !isSBC(id, token) {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			problem(w, http.StatusUnauthorized, "send the SBC's id and the token of secrets/"+sbcToken+" by HTTP Basic; bulkhead config kamailio writes both")
+			return
+		}
+		events.ServeHTTP(w, r)
+	})
+	return r
+}
+
+// serveBridge runs a bridge over the process's spool. Its sources are the
+// caller's to set.
+func serveBridge(p *parts, g *group, cfg eventbridge.Config, listen string, isSBC func(id, token string) bool, log *slog.Logger) (*bridge, error) {
 	o := spool.DefaultOptions()
 	o.Logger, o.Registerer = log, p.reg
 	stream, err := spool.Open(p.data.spool(), o)
@@ -70,27 +150,21 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string) (
 		return nil, err
 	}
 	g.onClose("spool", stream.Close)
-	cfg := eventbridge.DefaultConfig()
-	cfg.Cell, cfg.Stream, cfg.Journal = cell, stream, p.data.journal()
+	cfg.Stream, cfg.Journal = stream, p.data.journal()
 	cfg.Logger, cfg.Registerer = log, p.reg
-	cfg.DecodeSBC = func(body []byte) ([]cdr.Record, error) {
-		return kamailio.DecodeEvents(cell, p.nodeAt, body)
-	}
 	b, err := eventbridge.New(cfg)
 	if err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen for SBC events on %s: %w", listen, err), b.Close())
+		return nil, errors.Join(fmt.Errorf("listen for events on %s: %w; choose another address with --listen", listen, err), b.Close())
 	}
-	srv := &http.Server{Handler: b.Routes(), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
-	sources := &sources{cell: cell, password: password, log: log, parts: p, known: map[bulkhead.NodeID]*freeswitch.Source{}, esl: map[bulkhead.NodeID]string{}}
+	srv := &http.Server{Handler: posts(b.Routes(), isSBC), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
 	g.run(services, "eventbridge", b.Run)
-	g.run(services, "eventbridge sources", func(ctx context.Context) error { return sources.follow(ctx, b) })
-	g.run(services, "eventbridge SBC events", func(ctx context.Context) error { return serve(ctx, srv, l) })
+	g.run(services, "eventbridge listener", func(ctx context.Context) error { return serve(ctx, srv, l) })
 	g.readyWhen("eventbridge", b.Ready)
-	p.mount([]string{"/status"}, b.Routes())
+	p.mount([]string{"/status", "/v1/unmatched"}, b.Routes())
 	return &bridge{b, l.Addr()}, nil
 }
 
@@ -108,6 +182,7 @@ func (p *parts) nodeAt(addr string) bulkhead.NodeID {
 type sources struct {
 	cell     bulkhead.CellID
 	password string
+	raw      bool
 	log      *slog.Logger
 	parts    *parts
 	known    map[bulkhead.NodeID]*freeswitch.Source
@@ -151,7 +226,7 @@ func (s *sources) sync(x *route.Snapshot, b *eventbridge.Bridge) error {
 		if s.known[id] == nil || s.esl[id] != n.ESL {
 			src, err := freeswitch.NewSource(freeswitch.SourceConfig{
 				Node: id, Cell: s.cell, ESL: freeswitch.Config{Addr: n.ESL, Password: s.password},
-				SBCAt: s.sbcAt,
+				SBCAt: s.sbcAt, KeepRaw: s.raw,
 			}, s.log, s.parts.reg)
 			if err != nil {
 				return fmt.Errorf("event source of node %q: %w", id, err)

@@ -53,6 +53,9 @@ type Config struct {
 	// as captured; Bulkhead's sofia profile says bulkhead.
 	Context string
 
+	// CDR is mod_json_cdr's configuration. Zero: it is not loaded.
+	CDR CDRConfig
+
 	// MaxSessions bounds the legs at one time; a bridged call has two. 0: 1000.
 	MaxSessions int
 	// MaxSessionsPerSecond bounds the legs begun in one second. 0: 200.

@@ -77,6 +77,7 @@ func (l *leg) finished(disposition string, tail func()) {
 	if tail != nil {
 		tail()
 	}
+	l.postCDR()
 	// Hangup-Cause twice: fact 30.
 	l.emit("CHANNEL_HANGUP_COMPLETE", place{"switch_core_state_machine.c", "switch_core_session_reporting_state", "943"}, "11",
 		fields{{name: "Hangup-Cause", value: string(l.why)}})

@@ -44,7 +44,8 @@ type Node struct {
 	mu      sync.Mutex
 	calls   map[*call]context.CancelFunc
 	clients int
-	serving bool // Run has begun, and not begun to stop
+	serving bool          // Run has begun, and not begun to stop
+	stopped chan struct{} // closed when the stop begins
 
 	callsWG, background sync.WaitGroup
 }
@@ -58,7 +59,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.ID), profile: "internal", started: time.Now(),
-		sessions: newSessions(cfg.MaxSessions, cfg.MaxSessionsPerSecond), calls: map[*call]context.CancelFunc{},
+		sessions: newSessions(cfg.MaxSessions, cfg.MaxSessionsPerSecond), calls: map[*call]context.CancelFunc{}, stopped: make(chan struct{}),
 	}
 	var err error
 	if n.esl, err = net.Listen("tcp", cfg.ESLListen); err != nil {
@@ -111,6 +112,7 @@ func (n *Node) Run(ctx context.Context) error {
 	wg.Go(func() { n.heartbeats(ctx) })
 	<-ctx.Done()
 
+	close(n.stopped)
 	n.setServing(false)
 	var f fields
 	f.add("Event-Info", "System Shutting Down")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -319,14 +320,34 @@ func (r *Reader) skip(to int64) {
 }
 
 // Ack stores durably that this reader is done with the batch and all before
-// it. Batches that are not acknowledged come again after OpenReader. An Ack
-// behind that of a later batch changes nothing. It returns ErrClosed after
-// Close; after any error the batch may come again.
+// it, as Reader.Ack does.
 func (b Batch) Ack() error {
-	r := b.r
-	if r == nil {
+	if b.r == nil {
 		return nil
 	}
+	return b.r.Ack(b.To)
+}
+
+// All yields every payload with the place behind it. Any of these places may
+// be given to Reader.Ack and Reader.Seek.
+func (b Batch) All() iter.Seq2[Position, []byte] {
+	return func(yield func(Position, []byte) bool) {
+		behind := b.From
+		for _, p := range b.Payloads {
+			behind.Offset += frameBytes + int64(len(p))
+			if !yield(behind, p) {
+				return
+			}
+		}
+	}
+}
+
+// Ack stores durably that this reader is done with everything before p, a
+// place that a batch of this log gave. What lies behind comes again after
+// OpenReader. However much was read since, only this moves the place; one that
+// is not behind the last Ack changes nothing. It returns ErrClosed after
+// Close; after any error the records may come again.
+func (r *Reader) Ack(p Position) error {
 	r.ackMu.Lock()
 	defer r.ackMu.Unlock()
 	select {
@@ -334,14 +355,35 @@ func (b Batch) Ack() error {
 		return fmt.Errorf("acknowledge spool %s: %w", r.dir, ErrClosed)
 	default:
 	}
-	if !r.acked.Before(b.To) {
+	if !r.acked.Before(p) {
 		return nil
 	}
-	if err := writeAck(r.dir, r.name, b.To); err != nil {
+	if err := writeAck(r.dir, r.name, p); err != nil {
 		return err
 	}
-	r.acked = b.To
+	r.acked = p
 	return nil
+}
+
+// Acked returns the place behind everything that was acknowledged.
+func (r *Reader) Acked() Position {
+	r.ackMu.Lock()
+	defer r.ackMu.Unlock()
+	return r.acked
+}
+
+// Seek lets the next Read go on behind p, a place that a batch of this log
+// gave, or the zero Position. It acknowledges nothing. What was freed is
+// passed over, so to miss nothing p must not be before Acked. It waits for a
+// Read that is under way.
+func (r *Reader) Seek(p Position) {
+	r.readMu.Lock()
+	defer r.readMu.Unlock()
+	if r.cur != nil {
+		_ = r.cur.close() // it was only read
+		r.cur = nil
+	}
+	r.next = p
 }
 
 // Close ends a Read that waits and gives the name free. It acknowledges
@@ -376,11 +418,19 @@ func (r *Reader) Close() error {
 // many damaged bytes it passed over, and the first error of fn or the disk.
 // What is appended or freed meanwhile may or may not be seen.
 func Scan(dir string, fn func(Record) error) (skipped int64, err error) {
+	return ScanFrom(dir, Position{}, fn)
+}
+
+// ScanFrom is Scan without the records before a place between two records.
+func ScanFrom(dir string, from Position, fn func(Record) error) (skipped int64, err error) {
 	segs, err := listSegments(dir)
 	if err != nil {
 		return 0, err
 	}
 	for i, s := range segs {
+		if s.num < from.Segment {
+			continue
+		}
 		g, err := openSegment(dir, s.num)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -388,7 +438,11 @@ func Scan(dir string, fn func(Record) error) (skipped int64, err error) {
 		if err != nil {
 			return skipped, err
 		}
-		_, n, tail, err := g.walk(0, fn)
+		var off int64
+		if s.num == from.Segment {
+			off = from.Offset
+		}
+		_, n, tail, err := g.walk(off, fn)
 		skipped += n
 		if i < len(segs)-1 {
 			skipped += tail // in the last one it may be a write under way

@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -28,6 +30,20 @@ type Position struct {
 
 // String returns segment:offset; strings sort as their positions do.
 func (p Position) String() string { return fmt.Sprintf("%020d:%010d", p.Segment, p.Offset) }
+
+// ParsePosition reads what String writes, leading zeros left out or not.
+func ParsePosition(s string) (Position, error) {
+	segment, offset, _ := strings.Cut(s, ":")
+	num, err := strconv.ParseUint(segment, 10, 64)
+	if err != nil {
+		return Position{}, fmt.Errorf("position %.50q is not segment:offset", s)
+	}
+	off, err := strconv.ParseUint(offset, 10, 63)
+	if err != nil {
+		return Position{}, fmt.Errorf("position %.50q is not segment:offset", s)
+	}
+	return Position{Segment: num, Offset: int64(off)}, nil
+}
 
 // Before reports whether p comes before q.
 func (p Position) Before(q Position) bool {

@@ -20,6 +20,7 @@ type Spool struct {
 	log  *slog.Logger
 	m    *metrics
 	lock *os.File
+	io   disk
 	room *semaphore.Weighted // bytes of queue
 
 	wake    chan struct{} // something is pending
@@ -56,7 +57,9 @@ type call struct {
 // Open makes this process the writer of dir, which is created if need be. It
 // repairs what a crash left behind and starts a new segment. It returns
 // ErrLocked while another writer lives. Close must be called.
-func Open(dir string, o Options) (*Spool, error) {
+func Open(dir string, o Options) (*Spool, error) { return openOn(dir, o, realDisk()) }
+
+func openOn(dir string, o Options, d disk) (*Spool, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -68,7 +71,7 @@ func Open(dir string, o Options) (*Spool, error) {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	s := &Spool{
-		dir: dir, o: o, log: logger(o.Logger).With("spool", dir), lock: lock,
+		dir: dir, o: o, log: logger(o.Logger).With("spool", dir), lock: lock, io: d,
 		room:    semaphore.NewWeighted(o.QueueBytes),
 		wake:    make(chan struct{}, 1),
 		reclaim: make(chan struct{}, 1),

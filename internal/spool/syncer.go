@@ -10,6 +10,23 @@ import (
 
 const keepBuffer = 1 << 20 // bytes; a larger buffer is not kept for the next batch
 
+// disk is how bytes and names become durable; a test may look over its shoulder.
+type disk struct {
+	write   func(f *os.File, b []byte, off int64) error
+	sync    func(f *os.File) error
+	syncDir func(dir string) error
+}
+
+func realDisk() disk {
+	return disk{
+		write: func(f *os.File, b []byte, off int64) error {
+			_, err := f.WriteAt(b, off)
+			return err
+		},
+		sync: fdatasync, syncDir: syncDir,
+	}
+}
+
 // active is the state of the syncer, the only goroutine that writes.
 type active struct {
 	file    *os.File // nil after a failure, until the next flush
@@ -209,12 +226,12 @@ func (s *Spool) writeRun(b *batch, first int) (int, error) {
 		to = b.ends[next]
 		next++
 	}
-	if _, err := s.file.WriteAt(b.buf[from:to], s.off); err != nil {
+	if err := s.io.write(s.file, b.buf[from:to], s.off); err != nil {
 		s.abandon()
 		return 0, fmt.Errorf("write segment: %w", err)
 	}
 	start := time.Now()
-	if err := fdatasync(s.file); err != nil {
+	if err := s.io.sync(s.file); err != nil {
 		s.abandon()
 		return 0, fmt.Errorf("sync segment: %w", err)
 	}
@@ -262,9 +279,9 @@ func (s *Spool) rotate() error {
 	if err != nil {
 		return fmt.Errorf("create segment: %w", err)
 	}
-	if _, err = f.Write(segmentHeader(s.num)); err == nil {
-		if err = fdatasync(f); err == nil {
-			err = syncDir(s.dir)
+	if err = s.io.write(f, segmentHeader(s.num), 0); err == nil {
+		if err = s.io.sync(f); err == nil {
+			err = s.io.syncDir(s.dir)
 		}
 	}
 	if err != nil {
@@ -380,30 +397,9 @@ func slowest(acks []ack) (Position, string) {
 
 // age returns how long ago the first record behind pos was appended, or 0.
 func (s *Spool) age(segs []segmentFile, pos Position) time.Duration {
-	var at time.Time
-	for _, g := range segs {
-		if g.num < pos.Segment {
-			continue
-		}
-		var off int64
-		if g.num == pos.Segment {
-			off = pos.Offset
-		}
-		r, err := openSegment(s.dir, g.num)
-		if err != nil {
-			continue // freed by hand; the gauge is only an estimate then
-		}
-		_, _, _, err = r.walk(off, func(rec Record) error {
-			at = rec.Time
-			return errStop
-		})
-		r.close()
-		if errors.Is(err, errStop) {
-			return max(0, time.Since(at))
-		}
+	at := oldest(s.dir, segs, pos)
+	if at.IsZero() {
+		return 0
 	}
-	return 0
+	return max(0, time.Since(at))
 }
-
-// errStop ends a walk early.
-var errStop = errors.New("stop")

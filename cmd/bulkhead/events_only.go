@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/asterisk"
+	"github.com/bulkhead-voip/bulkhead/eventbridge"
+	"github.com/bulkhead-voip/bulkhead/freeswitch"
+)
+
+// startEventsOnly hears the nodes of a file: no registry, no SBC, and nothing
+// on the PBX but a user for the bridge.
+func startEventsOnly(p *parts, g *group, file *nodesFile, listen string, raw bool) (*bridge, error) {
+	log := p.log.With("service", "eventbridge")
+	rules, err := eventbridge.NewRules(file.rules)
+	if err != nil {
+		return nil, err
+	}
+	cfg := eventbridge.DefaultConfig()
+	cfg.Cell, cfg.Rules, cfg.KeepRaw = file.cell, rules, raw
+	passwords := map[bulkhead.NodeID]string{}
+	var sources []eventbridge.Source
+	for i := range file.nodes {
+		n := &file.nodes[i]
+		source, err := newListedSource(file.cell, n, rules.Vars(), raw, log, p.reg)
+		if err != nil {
+			return nil, fmt.Errorf("%s: node %q: %w", n.pos, n.id, err)
+		}
+		sources = append(sources, source)
+		if n.jsonCDR != "" {
+			passwords[n.id] = n.jsonCDR
+		}
+		if n.errDir != "" {
+			cfg.Sweeps = append(cfg.Sweeps, eventbridge.Sweep{Node: n.id, Dir: n.errDir, Done: n.doneDir})
+		}
+	}
+	cfg.DecodeCDR = freeswitch.CDRDecoder{Cell: file.cell, Vars: rules.Vars()}.Decode
+	if len(passwords) > 0 {
+		cfg.CDRPassword = func(node bulkhead.NodeID) string { return passwords[node] }
+	}
+	nobody := func(string, string) bool { return false } // there is no SBC
+	b, err := serveBridge(p, g, cfg, listen, nobody, log)
+	if err != nil {
+		return nil, err
+	}
+	log.Info("hearing", "nodes", len(sources), "rules", len(file.rules))
+	return b, b.SetSources(sources)
+}
+
+// newListedSource makes the event source of one PBX by its kind.
+func newListedSource(cell bulkhead.CellID, n *listedNode, vars []string, raw bool, log *slog.Logger, reg prometheus.Registerer) (eventbridge.Source, error) {
+	switch n.kind {
+	case bulkhead.FreeSWITCH:
+		return freeswitch.NewSource(freeswitch.SourceConfig{
+			Node: n.id, Cell: cell, Vars: vars, KeepRaw: raw,
+			ESL: freeswitch.Config{Addr: n.events.address, Password: n.events.password},
+		}, log, reg)
+	case bulkhead.Asterisk:
+		c := asterisk.Config{
+			Node: n.id, Cell: cell, TenantVar: n.variable,
+			ARI: asterisk.ARI{URL: n.events.address, User: n.events.user, Password: n.events.password},
+		}
+		if n.second != nil {
+			c.AMI = asterisk.AMI{Addr: n.second.address, User: n.second.user, Secret: n.second.password}
+		}
+		return asterisk.NewSource(c, log, reg)
+	default:
+		return nil, fmt.Errorf("events of %s are not supported by this version: %w", n.kind, bulkhead.Invalid)
+	}
+}
