@@ -7,10 +7,12 @@ import (
 	"slices"
 )
 
-// Claims is who owns what in one State: domains, numbers, networks, and how
-// many tenants each cell and pool serves. With it a change is validated for
-// the price of the change, not of the state. It is for one goroutine.
+// Claims is a State of its own and who owns what in it: domains, numbers,
+// networks, and how many tenants each cell and pool serves. With it a change
+// is validated for the price of the change, not of the state. It is for one
+// goroutine.
 type Claims struct {
+	state    State // whose maps nobody else has
 	domains  map[string]TenantID
 	numbers  map[string]TenantID
 	networks networkIndex
@@ -20,13 +22,18 @@ type Claims struct {
 	sbcs     map[string]string // address or name -> SBC, in words
 }
 
-// NewClaims collects the claims of a state. The state is taken to be valid.
+// NewClaims collects the claims of a state, which is taken to be valid.
 func NewClaims(s State) *Claims {
+	s.Tenants = maps.Clone(s.Tenants)
+	if s.Tenants == nil {
+		s.Tenants = map[TenantID]*Tenant{}
+	}
 	c := &Claims{
+		state:   s,
 		domains: make(map[string]TenantID, len(s.Tenants)), numbers: make(map[string]TenantID, len(s.Tenants)),
 		perCell: map[CellID]int{}, perPool: map[poolKey]int{},
 	}
-	c.frame(s)
+	c.frame()
 	var all []claimedNetwork
 	for _, t := range s.Tenants {
 		c.count(t, 1)
@@ -47,7 +54,8 @@ func NewClaims(s State) *Claims {
 }
 
 // frame takes over what cells, pools and SBCs claim; they are few.
-func (c *Claims) frame(s State) {
+func (c *Claims) frame() {
+	s := c.state
 	v := validator{s: s, domains: map[string]string{}, sip: map[string]string{}, pools: map[poolKey]PoolID{}}
 	for _, id := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[id]
@@ -70,21 +78,25 @@ func add[K comparable](m map[K]int, k K, n int) {
 	}
 }
 
-// Apply makes the claims those of before.Apply(change). They must be those of before.
-func (c *Claims) Apply(before State, change *Change) {
+// Apply makes the change. What it puts is taken over and must not be written
+// to any more.
+func (c *Claims) Apply(change *Change) {
 	changed := tenantsOf(change)
 	for id := range changed {
-		if old := before.Tenants[id]; old != nil {
+		if old := c.state.Tenants[id]; old != nil {
 			c.release(old)
+			delete(c.state.Tenants, id)
 		}
 	}
-	for _, t := range changed { // now that every other tenant has let go
+	for id, t := range changed { // now that every other tenant has let go
 		if t != nil {
 			c.take(t)
+			c.state.Tenants[id] = t
 		}
 	}
+	c.state = framed(c.state, change)
 	if touchesFrame(change) {
-		c.frame(framed(before, change))
+		c.frame()
 	}
 }
 
@@ -122,16 +134,16 @@ func (c *Claims) release(t *Tenant) {
 	}
 }
 
-// Validate returns what before.Apply(change).Validate() would, provided that
-// before is valid and the claims are those of before. It looks only at what
-// the change puts, at whom that collides with, and, if the change touches
-// cells, pools, nodes or SBCs, at all of these.
-func (c *Claims) Validate(before State, change *Change) error {
+// Validate returns what State.Validate would after the change, provided that
+// the state is valid before it. It looks only at what the change puts, at
+// whom that collides with, and, if the change touches cells, pools, nodes or
+// SBCs, at all of these.
+func (c *Claims) Validate(change *Change) error {
 	changed := tenantsOf(change)
-	after := framed(before, change)
+	after := framed(c.state, change)
 	perCell, perPool := map[CellID]int{}, map[poolKey]int{} // how many more than now
 	for id, t := range changed {
-		if old := before.Tenants[id]; old != nil {
+		if old := c.state.Tenants[id]; old != nil {
 			perCell[old.Cell]--
 			perPool[poolKey{old.Cell, old.Profile}]--
 		}
@@ -144,7 +156,7 @@ func (c *Claims) Validate(before State, change *Change) error {
 	if touchesFrame(change) {
 		v.frame()
 		if c.orphans(&v, perPool) {
-			return before.Apply(change).Validate() // tenants that the change does not name
+			return c.state.Apply(change).Validate() // tenants that the change does not name
 		}
 		for id := range after.Cells {
 			perCell[id] += 0 // its limit may be another
@@ -152,7 +164,7 @@ func (c *Claims) Validate(before State, change *Change) error {
 	} else {
 		v.pools = c.pools
 	}
-	v.s.Tenants = c.involved(before, changed, v.domains)
+	v.s.Tenants = c.involved(changed, v.domains)
 	ids := slices.Sorted(maps.Keys(v.s.Tenants))
 	for _, id := range ids {
 		t := v.s.Tenants[id]
@@ -187,11 +199,11 @@ func (c *Claims) orphans(v *validator, more map[poolKey]int) bool {
 
 // involved returns the tenants that a change puts and those that it leaves
 // alone but collides with. Nobody else can have become wrong.
-func (c *Claims) involved(before State, changed map[TenantID]*Tenant, sbcs map[string]string) map[TenantID]*Tenant {
+func (c *Claims) involved(changed map[TenantID]*Tenant, sbcs map[string]string) map[TenantID]*Tenant {
 	out := map[TenantID]*Tenant{}
 	stays := func(owner TenantID) {
 		if _, ok := changed[owner]; !ok && owner != "" {
-			out[owner] = before.Tenants[owner]
+			out[owner] = c.state.Tenants[owner]
 		}
 	}
 	for d := range sbcs {

@@ -74,15 +74,18 @@ func TestClaimsValidate(t *testing.T) {
 			c := drawClaim(t)
 			after := s.Apply(&c)
 			want := after.Validate()
-			got := claims.Validate(s, &c)
+			got := claims.Validate(&c)
 			if errorText(got) != errorText(want) {
 				t.Fatalf("a change is judged differently\ngot  %v\nwant %v", got, want)
 			}
 			if want != nil {
 				continue
 			}
-			claims.Apply(s, &c)
+			claims.Apply(&c)
 			s = after
+			if d := s.Diff(claims.state); !d.IsZero() {
+				t.Fatalf("the state went astray: %+v", d)
+			}
 			sameClaims(t, claims, NewClaims(s))
 		}
 	})
@@ -150,10 +153,10 @@ func benchmarkClaims(b *testing.B, tenants int) {
 	one := Change{Tenants: []Tenant{c.Tenants[tenants/2]}}
 	one.Tenants[0].Name = "Changed"
 	for b.Loop() {
-		if err := claims.Validate(s, &one); err != nil {
+		if err := claims.Validate(&one); err != nil {
 			b.Fatal(err)
 		}
-		claims.Apply(s, &one)
+		claims.Apply(&one)
 	}
 }
 

@@ -83,11 +83,25 @@ func (f *Follower) follow(ctx context.Context, done func(bulkhead.State)) error 
 		if err != nil {
 			return fmt.Errorf("watch the registry after revision %d: %w", state.Revision, err)
 		}
-		for i := range revisions {
-			if r := &revisions[i]; r.Number != state.Revision+1 || r.Parent != state.Revision {
-				return fmt.Errorf("revision %d on %d came after revision %d: %w", r.Number, r.Parent, state.Revision, bulkhead.Conflict)
-			}
-			state = state.Apply(&revisions[i].Change)
+		if state, err = advance(state, revisions); err != nil {
+			return err
 		}
 	}
+}
+
+// advance applies revisions at once, which costs hardly more than one.
+func advance(state bulkhead.State, revisions []bulkhead.Revision) (bulkhead.State, error) {
+	changes := make([]*bulkhead.Change, len(revisions))
+	at := state.Revision
+	for i := range revisions {
+		r := &revisions[i]
+		if r.Number != at+1 || r.Parent != at {
+			return state, fmt.Errorf("revision %d on %d came after revision %d: %w", r.Number, r.Parent, at, bulkhead.Conflict)
+		}
+		changes[i], at = &r.Change, r.Number
+	}
+	c := merge(changes)
+	state = state.Apply(&c)
+	state.Revision = at
+	return state, nil
 }

@@ -293,15 +293,15 @@ func TestSQLiteManyTenants(t *testing.T) {
 	}
 }
 
-func BenchmarkSQLiteCommitOneOf10000(b *testing.B) {
+func benchmarkSQLiteCommit(b *testing.B, tenants int) {
 	s, err := OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "registry.db"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	r, err := s.Commit(b.Context(), 0, bulkhead.Revision{Author: "b", Change: example(10000)})
+	r, err := s.Commit(b.Context(), 0, bulkhead.Revision{Author: "b", Change: example(tenants)})
 	for i := 0; b.Loop() && err == nil; i++ {
-		changed := tenant(i % 10000)
+		changed := tenant(i % tenants)
 		changed.Name = fmt.Sprint(i)
 		r, err = s.Commit(b.Context(), r.Number, bulkhead.Revision{Author: "b", Change: bulkhead.Change{Tenants: []bulkhead.Tenant{changed}}})
 	}
@@ -309,3 +309,6 @@ func BenchmarkSQLiteCommitOneOf10000(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+func BenchmarkSQLiteCommitOneOf1000(b *testing.B)  { benchmarkSQLiteCommit(b, 1000) }
+func BenchmarkSQLiteCommitOneOf60000(b *testing.B) { benchmarkSQLiteCommit(b, 60000) }
