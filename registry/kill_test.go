@@ -240,7 +240,8 @@ func commitUntilDead(t *testing.T, server *redisServer, base bulkhead.RevisionNu
 		base = n
 		if wait--; wait == 0 {
 			// Somewhere in the commits that follow.
-			time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { _ = server.cmd.Process.Kill() })
+			cmd := server.cmd
+			time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { _ = cmd.Process.Kill() })
 		}
 	}
 	server.kill()
