@@ -54,6 +54,7 @@ type Redis struct {
 	replicas int
 
 	ledger    *ledger
+	keys      *Tokens
 	commits   *redis.PubSub
 	listening sync.WaitGroup
 }
@@ -73,6 +74,7 @@ func OpenRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 	setDefault(&c.ReadTimeout, 5*time.Second)
 	setDefault(&o.Name, "bulkhead")
 	s := &Redis{client: redis.NewUniversalClient(&c), name: o.Name, replicas: o.Replicas, ledger: newLedger()}
+	s.keys = newTokens(s)
 	if err := s.checkServer(ctx, &o); err != nil {
 		return nil, errors.Join(err, s.client.Close())
 	}

@@ -41,6 +41,7 @@ type SQLite struct {
 	read  *sql.DB
 
 	ledger *ledger
+	keys   *Tokens
 }
 
 // OpenSQLite opens the store in the file at path, or makes it, readable by
@@ -62,6 +63,7 @@ func OpenSQLite(ctx context.Context, path string) (*SQLite, error) {
 		return nil, fmt.Errorf("open the registry: %w: %w", bulkhead.Unavailable, err)
 	}
 	s := &SQLite{path: path, ledger: newLedger()}
+	s.keys = newTokens(s)
 	if s.write, err = sql.Open("sqlite", dsn(abs, "immediate")); err != nil {
 		return nil, s.failed(ctx, "open", err)
 	}
