@@ -132,7 +132,7 @@ func (r *run) start(ctx context.Context) {
 	}
 	state, saved, err := r.LastGood.Load()
 	r.metrics.quarantined.Add(float64(len(saved.Quarantined)))
-	r.update(func(s *FollowerStatus) { s.Quarantined = saved.Quarantined })
+	r.update(func(s *FollowerStatus) { s.Quarantined, s.Err = saved.Quarantined, asked.Error() })
 	if len(saved.Quarantined) > 0 {
 		r.log.Error("last known good configuration was torn or tampered with; the file is kept beside", "files", saved.Quarantined)
 	}
@@ -149,7 +149,7 @@ func (r *run) start(ctx context.Context) {
 	r.at = state
 	r.log.Warn("the registry does not answer; serving the last known good configuration from disk", "revision", state.Revision, "saved", saved.Time, "err", asked)
 	r.update(func(s *FollowerStatus) {
-		s.Source, s.Revision, s.Saved, s.Err = FromDisk, state.Revision, saved.Time, asked.Error()
+		s.Source, s.Revision, s.Saved = FromDisk, state.Revision, saved.Time
 	})
 }
 
