@@ -105,7 +105,8 @@ const (
 
 // feedCell is what a feed keeps for all followers of one cell.
 type feedCell struct {
-	id bulkhead.CellID
+	id   bulkhead.CellID
+	keep int // lines at most
 
 	// Guarded by Feed.mu.
 	start mark     // what the first line leads on from
@@ -129,7 +130,7 @@ func (c *feedCell) add(text []byte, m mark) {
 	c.lines, c.marks = append(c.lines, text), append(c.marks, m)
 	c.size += len(text)
 	drop := 0
-	for len(c.lines)-drop > cellLines || c.size > cellBytes && len(c.lines) > drop {
+	for len(c.lines)-drop > c.keep || c.size > cellBytes && len(c.lines) > drop {
 		c.size -= len(c.lines[drop])
 		drop++
 	}

@@ -39,6 +39,7 @@ type Feed struct {
 	log     *slog.Logger
 	metrics feedMetrics
 	ended   chan struct{} // Run has returned
+	keep    int           // changes kept for each cell
 
 	mu      sync.Mutex
 	ready   bool
@@ -62,7 +63,7 @@ type feedMetrics struct {
 // NewFeed makes a feed; see Run and ServeHTTP.
 func NewFeed(o FeedOptions) (*Feed, error) {
 	f := &Feed{
-		store: o, log: o.Log, ended: make(chan struct{}), cells: map[bulkhead.CellID]*feedCell{}, wake: make(chan struct{}),
+		store: o, log: o.Log, ended: make(chan struct{}), keep: cellLines, cells: map[bulkhead.CellID]*feedCell{}, wake: make(chan struct{}),
 		metrics: feedMetrics{
 			encodes:   counter("bulkhead_registry_feed_encodes_total", "Changes and snapshots that were encoded for the feed: one for each revision and cell."),
 			snapshots: counter("bulkhead_registry_feed_snapshots_total", "Snapshots that were sent to followers."),
@@ -256,7 +257,7 @@ func (f *Feed) enter(cell bulkhead.CellID) (*feedCell, error) {
 	}
 	c := f.cells[cell]
 	if c == nil {
-		c = &feedCell{id: cell, start: f.head}
+		c = &feedCell{id: cell, keep: f.keep, start: f.head}
 		f.cells[cell] = c
 	}
 	c.users++

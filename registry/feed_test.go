@@ -85,6 +85,12 @@ func newFeedServer(t *testing.T, store office) *feedServer {
 	s.Server = httptest.NewUnstartedServer(mux)
 	s.Config.ReadTimeout = 2 * time.Second // as a server has that thinks of requests that end
 	s.Config.WriteTimeout = 2 * time.Second
+	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if err := c.(*net.TCPConn).SetWriteBuffer(4 << 10); err != nil {
+			t.Error(err)
+		}
+		return ctx
+	}
 	s.Start()
 	s.stop = sync.OnceFunc(func() {
 		cancel()
@@ -238,6 +244,7 @@ func TestFeedEncodesOnce(t *testing.T) {
 // TestFeedCatchUp cuts a follower off, and changes things meanwhile.
 func TestFeedCatchUp(t *testing.T) {
 	s := newFeedServer(t, newSQLite(t))
+	s.feed.keep = 40
 	commit(t, s.store, 0, frame())
 	var cut atomic.Bool
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -255,7 +262,7 @@ func TestFeedCatchUp(t *testing.T) {
 	for _, c := range []struct {
 		revisions int
 		snapshots float64
-	}{{0, 1}, {10, 1}, {cellLines, 1}, {cellLines + 1, 2}, {3, 2}} {
+	}{{0, 1}, {10, 1}, {40, 1}, {41, 2}, {3, 2}} {
 		cut.Store(true)
 		front.CloseClientConnections()
 		for range c.revisions {
@@ -306,7 +313,7 @@ func TestFeedRevoked(t *testing.T) {
 func TestFeedRevokedStalled(t *testing.T) {
 	s := newFeedServer(t, newSQLite(t))
 	big := frame()
-	for i := range 20000 {
+	for i := range 1000 { // more than the connection's buffers take
 		big.Tenants = append(big.Tenants, tenant(i))
 	}
 	commit(t, s.store, 0, big)
@@ -321,6 +328,7 @@ func TestFeedRevokedStalled(t *testing.T) {
 		return func() bool { s.feed.mu.Lock(); defer s.feed.mu.Unlock(); return s.feed.users == n }
 	}
 	eventually(t, "it is followed", users(1))
+	eventually(t, "it stalls", func() bool { return testutil.ToFloat64(s.feed.metrics.snapshots) == 1 })
 	began := time.Now()
 	if err := s.store.Tokens().Revoke(t.Context(), tok.ID); err != nil {
 		t.Fatal(err)
@@ -339,7 +347,15 @@ func ask(t *testing.T, url, secret, query string) *http.Response {
 		t.Fatal(err)
 	}
 	q.Header.Set("Authorization", "Bearer "+secret)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	// It reads by hand: nothing is taken off the connection unasked, and little waits in it.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true, ReadBufferSize: 4 << 10,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if err == nil {
+				err = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+			}
+			return c, err
+		}}}
 	answer, err := client.Do(q)
 	if err != nil {
 		t.Fatal(err)
