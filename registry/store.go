@@ -50,6 +50,13 @@ const (
 	MaxMessage = 4096
 )
 
+const (
+	// maxChangeErrors is how many errors of one change are named, and
+	// maxErrorText how long each is.
+	maxChangeErrors = 100
+	maxErrorText    = 500
+)
+
 // History is what a Store keeps besides its head.
 type History interface {
 	// Log returns the revisions from the given one on, oldest first: at most
@@ -76,6 +83,8 @@ func checkRevision(r *bulkhead.Revision) ([]byte, *bulkhead.Change, error) {
 	if r.Change.IsZero() {
 		errs = append(errs, &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: "change", Msg: "is empty: there is nothing to commit"})
 	}
+	d := &r.Change.Delete
+	errs = append(errs, checkDeleted("cells", d.Cells), checkDeleted("pools", d.Pools), checkDeleted("nodes", d.Nodes), checkDeleted("sbcs", d.SBCs), checkDeleted("tenants", d.Tenants))
 	if err := errors.Join(errs...); err != nil {
 		return nil, nil, err
 	}
@@ -88,6 +97,16 @@ func checkRevision(r *bulkhead.Revision) ([]byte, *bulkhead.Change, error) {
 		return nil, nil, fmt.Errorf("encode the change: %w: %w", bulkhead.Invalid, err)
 	}
 	return text, &change, nil
+}
+
+// checkDeleted refuses what can be no id: it would stay in the log for ever.
+func checkDeleted[K ~string](kind string, ids []K) error {
+	for i, id := range ids {
+		if (&bulkhead.Cell{ID: bulkhead.CellID(id)}).Validate() != nil {
+			return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: fmt.Sprintf("delete.%s[%d]", kind, i), Msg: fmt.Sprintf("%.40q is not an id", id)}
+		}
+	}
+	return nil
 }
 
 // checkText holds free text to UTF-8 without characters that change how the
@@ -114,12 +133,24 @@ func checkChange(err error) error {
 		return nil
 	}
 	var errs []error
-	for _, fe := range bulkhead.FieldErrors(err) {
+	all := bulkhead.FieldErrors(err)
+	for _, fe := range all[:min(len(all), maxChangeErrors)] {
 		c := *fe
 		c.Kind = bulkhead.Invalid
+		c.Field, c.Msg = shortened(c.Field), shortened(c.Msg) // they may quote what was sent
 		errs = append(errs, &c)
 	}
+	if more := len(all) - len(errs); more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more: %w", more, bulkhead.Invalid))
+	}
 	return fmt.Errorf("the change leads to an invalid state: %w", errors.Join(errs...))
+}
+
+func shortened(s string) string {
+	if len(s) <= maxErrorText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxErrorText], "") + "..."
 }
 
 // now is the time to the microsecond, which is what stores keep.
