@@ -90,6 +90,9 @@ func (d *decoder) fail(pointer, format string, args ...any) {
 }
 
 func (d *decoder) next() (json.Token, error) {
+	if len(d.issues) == maxIssues {
+		return nil, errStop // enough is known
+	}
 	t, err := d.d.Token()
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -316,5 +319,8 @@ func (d *decoder) fieldsOf(t reflect.Type) map[string][]int {
 
 // escapePointer makes a reference token of RFC 6901, section 3.
 func escapePointer(s string) string {
+	if !strings.ContainsAny(s, "~/") {
+		return s
+	}
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(s)
 }
