@@ -152,7 +152,7 @@ func (a *Admin) run(r *http.Request, p *principal, why string, dry bool, plan pl
 	if out.Changed {
 		out.Revision++
 		if err := head.Apply(&change).Validate(); err != nil {
-			return nil, refused(p, at, err)
+			return nil, refused(p, at, head, &change, err)
 		}
 	}
 	return &answer{status: http.StatusOK, body: out, revision: head.Revision, tagged: true}, nil

@@ -256,13 +256,37 @@ func TestRacingClaims(t *testing.T) {
 // TestRefusedForTenant: what lies between tenants does not reach the token of one.
 func TestRefusedForTenant(t *testing.T) {
 	err := bulkhead.FieldError{Kind: bulkhead.Invalid, Field: "tenants[acme].domains[0]", Msg: `domain x belongs to both tenant "acme" and tenant "bravo"`}
-	body, e := json.Marshal(refused(&principal{scope: registry.ScopeTenant, tenant: "acme"}, place{object: "tenants[acme]"}, fmt.Errorf("no: %w", &err)))
+	body, e := json.Marshal(refused(&principal{scope: registry.ScopeTenant, tenant: "acme"}, place{object: "tenants[acme]"}, bulkhead.State{}, &bulkhead.Change{}, fmt.Errorf("no: %w", &err)))
 	if e != nil || strings.Contains(string(body), "bravo") {
 		t.Errorf("%s %v", body, e)
 	}
 	var p *problem
-	if !errors.As(refused(&principal{scope: registry.ScopeAdmin}, place{object: "tenants[acme]"}, &err), &p) || p.Errors[0].Pointer != "/domains/0" || !strings.Contains(p.Errors[0].Detail, "bravo") {
+	if !errors.As(refused(&principal{scope: registry.ScopeAdmin}, place{object: "tenants[acme]"}, bulkhead.State{}, &bulkhead.Change{}, &err), &p) || p.Errors[0].Pointer != "/domains/0" || !strings.Contains(p.Errors[0].Detail, "bravo") {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestCollisions: whichever side the registry finds at fault, the answer
+// points into the request.
+func TestCollisions(t *testing.T) {
+	x := newAdmin(t)
+	for _, c := range []struct{ method, path, body, pointer string }{
+		{"PUT", "/v1/tenants/acme/domains", `{"items": ["acme.example", "bravo.example"]}`, "/items/1"},
+		{"PUT", "/v1/tenants/bravo/domains", `{"items": ["bravo.example", "acme.example"]}`, "/items/1"},
+		{"PATCH", "/v1/tenants/acme", `{"domains": ["acme.example", "x.example", "bravo.example"]}`, "/domains/2"},
+		{"PUT", "/v1/tenants/acme/sources", `{"items": ["192.0.2.0/24", "198.51.100.0/25"]}`, "/items/1"},
+		{"PUT", "/v1/tenants/acme/sources", `{"items": ["192.0.2.0/24", "198.51.0.0/16"]}`, "/items/1"},
+		{"PUT", "/v1/tenants/acme/numbers/4930200", `{"user": "1001"}`, "/number"},
+		{"PUT", "/v1/nodes/fs1", `{"pool": "p1", "sip": "127.0.0.2:5080"}`, "/sip"},
+		{"PATCH", "/v1/sbcs/sbc1", `{"names": ["bravo.example"]}`, "/names/0"},
+		{"PUT", "/v1/pools/p0", `{"cell": "c1", "profile": "standard"}`, "/profile"},
+		{"POST", "/v1/apply", `{"nodes": [{"id": "fs1", "pool": "p1", "sip": "127.0.0.2:5080"}]}`, "/nodes/0/sip"},
+		{"POST", "/v1/apply?dry_run=true", `{"nodes": [{"id": "fs1", "pool": "p1", "sip": "127.0.0.2:5080"}]}`, "/nodes/0/sip"},
+	} {
+		g := x.want(http.StatusUnprocessableEntity, x.send(c.method, c.path, "admin", c.body))
+		if p := g.problem(t); len(p.Errors) == 0 || p.Errors[0].Pointer != c.pointer || p.Errors[0].Field != "" {
+			t.Errorf("%s %s: %s", c.path, c.body, g.body)
+		}
 	}
 }
 

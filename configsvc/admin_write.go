@@ -262,7 +262,7 @@ func (a *Admin) commit(r *http.Request, p *principal, why string, e edit) (bulkh
 			return made.Number, nil
 		case errors.Is(err, bulkhead.Conflict) && try < commitTries:
 		default:
-			return 0, refused(p, at, err)
+			return 0, refused(p, at, head, &change, err)
 		}
 	}
 }
@@ -270,14 +270,20 @@ func (a *Admin) commit(r *http.Request, p *principal, why string, e edit) (bulkh
 // refused turns the registry's refusal into an answer. An object was checked
 // alone before, so what is left lies between objects, and its text names the
 // others: a tenant's token does not get it.
-func refused(p *principal, at place, err error) error {
+func refused(p *principal, at place, head bulkhead.State, change *bulkhead.Change, err error) error {
 	if len(bulkhead.FieldErrors(err)) == 0 {
 		return err
 	}
 	if p.scope == registry.ScopeTenant {
 		return errIssues(http.StatusUnprocessableEntity, []issue{{Detail: "is not possible beside what others have: ask the operator"}})
 	}
-	return errIssues(http.StatusUnprocessableEntity, at.issues(err))
+	issues := at.issues(err)
+	for i := range issues {
+		if pointer, ok := at.collision(head, change, issues[i].Field); ok {
+			issues[i].Pointer, issues[i].Field = pointer, ""
+		}
+	}
+	return errIssues(http.StatusUnprocessableEntity, issues)
 }
 
 // validated is err, of an object that was checked alone, as an answer.
