@@ -45,7 +45,7 @@ func startConfigsvc(p *parts, g *group, listen string) (*configsvc.Server, error
 	}
 	g.run(services, "configsvc", s.Run)
 	g.readyWhen("configsvc", s.Ready)
-	return s, nil
+	return s, p.serveAPI()
 }
 
 // freeswitchDialect fits freeswitch.Answer to configsvc.
