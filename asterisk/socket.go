@@ -40,8 +40,9 @@ type socket struct {
 	mu    sync.Mutex
 	queue [][]byte
 	bytes int
-	alive bool  // a pong came since the last time that somebody looked
-	err   error // why the connection is over
+	heard time.Time // of the last message
+	alive bool      // a pong came since the last time that somebody looked
+	err   error     // why the connection is over
 }
 
 func newSocket(ctx context.Context, ws *websocket.Conn, limit int, ping time.Duration) *socket {
@@ -82,12 +83,14 @@ func (s *socket) push(b []byte) error {
 	}
 	s.bytes += len(b)
 	s.queue = append(s.queue, b)
+	s.heard = time.Now()
 	s.signal()
 	return nil
 }
 
 // ping tries the connection every so often. Asterisk answers pings also while
-// nothing happens, so silence is a broken connection.
+// nothing happens, so silence is a broken connection. Where events are behind,
+// the answer waits behind them: then they show that the connection works.
 func (s *socket) ping(ctx context.Context, every time.Duration) {
 	defer s.wg.Done()
 	tick := time.NewTicker(every)
@@ -104,6 +107,9 @@ func (s *socket) ping(ctx context.Context, every time.Duration) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err != nil && errors.Is(err, context.DeadlineExceeded) && s.heardSince(pongWait) {
+			continue
+		}
 		if err != nil {
 			s.end(fmt.Errorf("no answer to a ping within %s, the connection is half-open: %w: %w", pongWait, bulkhead.Unavailable, err))
 			return
@@ -115,7 +121,14 @@ func (s *socket) ping(ctx context.Context, every time.Duration) {
 	}
 }
 
-// signal wakes next. The lock is held.
+// heardSince tells whether a message came within the last d.
+func (s *socket) heardSince(d time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.heard) < d
+}
+
+// signal wakes whoever takes. The lock is held.
 func (s *socket) signal() {
 	select {
 	case s.wake <- struct{}{}:

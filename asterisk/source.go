@@ -167,7 +167,7 @@ func (s *Source) hear(ctx context.Context, emit func(cdr.Event), open opener) er
 	// A request does not outlive the connection that it is made for.
 	requests := conn.socket.ctx
 	if err := s.begin(requests, conn, emit); err != nil {
-		return s.reason(conn, err)
+		return s.last(conn, s.reason(conn, err), emit)
 	}
 	s.m.connected.Set(1)
 	relist := time.NewTimer(relistAfter)
@@ -184,7 +184,7 @@ func (s *Source) hear(ctx context.Context, emit func(cdr.Event), open opener) er
 			s.emitAMI(emit)
 		case <-relist.C:
 			if err := s.relist(requests, conn, emit); err != nil {
-				return s.reason(conn, err)
+				return s.last(conn, s.reason(conn, err), emit)
 			}
 		}
 	}
@@ -198,6 +198,16 @@ func (s *Source) reason(conn *session, err error) error {
 		return conn.socket.err
 	}
 	return err
+}
+
+// last handles what has arrived although a request failed.
+func (s *Source) last(conn *session, err error, emit func(cdr.Event)) error {
+	conn.socket.end(err)
+	for {
+		if errors.Is(s.early(conn, emit), ErrReplaced) || s.drain(conn, emit) != nil {
+			return err
+		}
+	}
 }
 
 // begin prepares a new connection and emits Connected.

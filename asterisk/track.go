@@ -8,6 +8,9 @@ import (
 	"github.com/bulkhead-voip/bulkhead/cdr"
 )
 
+// maxUnsure bounds the legs that wait for their caller to tell more.
+const maxUnsure = 32
+
 // leg is what is known of a channel that is a call leg.
 type leg struct {
 	record  cdr.Record
@@ -19,6 +22,8 @@ type leg struct {
 	format  string        // CHANNEL(audionativeformat); what was offered, until the leg is up
 	name    string
 	whole   bool // its end will be heard, since it was there when we began to listen or later
+
+	unsure []cdr.Record // legs that it dialled, closed without the time of their answer
 
 	hung     time.Time // first hangup request of its far end
 	hungCode int       // its SIP status
@@ -81,7 +86,13 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 			if t.ended != nil {
 				t.ended[l.record.Leg] = struct{}{}
 			}
-			emit(cdr.Event{Type: cdr.Closed, Time: at, Record: t.close(l, e, at)})
+			r := t.close(l, e, at)
+			emit(cdr.Event{Type: cdr.Closed, Time: at, Record: r})
+			for _, callee := range l.unsure {
+				if guess(&callee, l, &r) {
+					emit(cdr.Event{Type: cdr.Closed, Time: at, Record: callee})
+				}
+			}
 		}
 	}
 }
@@ -102,6 +113,9 @@ func (t *tracker) see(ch *channel, created bool) *leg {
 	r := &l.record
 	l.name = cmp.Or(ch.Name, l.name)
 	r.SIPCallID = cmp.Or(text(ch.ProtocolID), r.SIPCallID)
+	if r.Direction == cdr.Outbound { // a Dial event says it better, if it is heard
+		r.Caller, r.Callee = text(cmp.Or(r.Caller, ch.Connected.Number)), text(cmp.Or(r.Callee, ch.Caller.Number))
+	}
 	setAttr(r, "account_code", ch.AccountCode)
 	for name, value := range ch.Vars {
 		t.variable(l, name, value, true)
@@ -298,21 +312,38 @@ func (t *tracker) close(l *leg, e *event, at time.Time) cdr.Record {
 
 // guessAnswer is for a leg that was answered in a gap and ended before it
 // could be asked when: a caller's last Dial has measured it, and a leg that
-// was dialled was answered some milliseconds before its caller.
+// was dialled was answered some milliseconds before its caller. If its caller
+// does not know yet, the leg is closed once more when that ends: cdr.Merge
+// joins both.
 func (t *tracker) guessAnswer(l *leg, r *cdr.Record) {
 	if !r.Answer.IsZero() {
 		return
 	}
-	at := time.Time{}
-	if l.talked > 0 {
-		at = r.End.Add(-l.talked)
-	} else if caller := t.legs[r.Call]; caller != nil && caller != l {
-		at = caller.record.Answer
+	caller := t.legs[r.Call]
+	if caller == nil {
+		caller = l
 	}
-	if at.Before(r.Start) || at.After(r.End) {
-		return
+	if !guess(r, caller, &caller.record) && caller != l && len(caller.unsure) < maxUnsure {
+		caller.unsure = append(caller.unsure, *r)
+	}
+}
+
+// guess takes the answer of a leg from what its caller's leg knows, if that is
+// within the leg's life.
+func guess(r *cdr.Record, caller *leg, known *cdr.Record) bool {
+	at := known.Answer
+	if at.IsZero() && caller.talked > 0 {
+		end := known.End
+		if end.IsZero() {
+			end = r.End
+		}
+		at = end.Add(-caller.talked)
+	}
+	if at.IsZero() || at.Before(r.Start) || at.After(r.End) {
+		return false
 	}
 	r.Answer = at
+	return true
 }
 
 // refusal is the final status of the INVITE of a leg that was dialled and not
