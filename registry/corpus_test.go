@@ -58,7 +58,7 @@ func TestHostileText(t *testing.T) {
 		commit(t, s, 0, example(2))
 		for field, put := range fields {
 			for _, text := range hostile {
-				if len(text) > 1<<20 && field != "tenants.name" && field != "tenants.id" && field != "delete.tenants" {
+				if len(text) > 1<<20 && field != "tenants.name" {
 					continue // once is enough
 				}
 				before := head(t, s)
@@ -97,7 +97,7 @@ func TestHostileText(t *testing.T) {
 // TestManyErrors: a change of which everything is wrong is refused in a few words.
 func TestManyErrors(t *testing.T) {
 	s := newSQLite(t)
-	c := example(3000)
+	c := example(150)
 	for i := range c.Tenants {
 		c.Tenants[i].Name = strings.Repeat("<", 1000)
 	}
