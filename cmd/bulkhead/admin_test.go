@@ -64,7 +64,7 @@ func TestAdminNeedsToken(t *testing.T) {
 		if _, err := startEventbridge(p, g, "cell1", "127.0.0.1:0", bridgeFlags{}); err != nil {
 			return err
 		}
-		_, err := startCdrpipe(p, g)
+		_, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore})
 		return err
 	})
 	token, err := p.data.secret(adminToken)

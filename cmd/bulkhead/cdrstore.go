@@ -27,6 +27,9 @@ func (s spoolStream) Read(ctx context.Context, limit int) (cdrpipe.Batch, error)
 	return cdrpipe.Batch{Payloads: b.Payloads, Ack: b.Ack}, nil
 }
 
+// sqliteStore is the value of --warehouse for the embedded store.
+const sqliteStore = "sqlite"
+
 // warehousePassword is the environment variable that holds the password.
 const warehousePassword = "BULKHEAD_WAREHOUSE_PASSWORD"
 
@@ -44,7 +47,7 @@ type warehouse interface {
 
 // open opens the store of who writes to it.
 func (f *warehouseFlags) open(ctx context.Context, data dataDir) (warehouse, error) {
-	if f.Warehouse == "sqlite" {
+	if f.Warehouse == sqliteStore {
 		return cdrpipe.OpenSQLite(ctx, data.cdrs())
 	}
 	cfg, err := f.clickHouse()
@@ -56,7 +59,7 @@ func (f *warehouseFlags) open(ctx context.Context, data dataDir) (warehouse, err
 
 // ask opens the store of who only asks: nothing is made that is not there.
 func (f *warehouseFlags) ask(ctx context.Context, data dataDir) (warehouse, error) {
-	if f.Warehouse == "sqlite" {
+	if f.Warehouse == sqliteStore {
 		if _, err := os.Stat(data.cdrs()); err != nil {
 			return nil, fmt.Errorf("there is no CDR store in %s: %w; name its folder with --data, or a ClickHouse with --warehouse", data, bulkhead.NotFound)
 		}
