@@ -164,12 +164,25 @@ func OpenClickHouse(ctx context.Context, cfg ClickHouseConfig) (*ClickHouse, err
 	c := &ClickHouse{cfg: cfg, conn: conn}
 	prepare := c.migrate
 	if cfg.ReadOnly {
-		prepare = conn.Ping
+		prepare = c.look
 	}
 	if err := prepare(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ClickHouse at %s: %w: %w", strings.Join(cfg.Addrs, ", "), bulkhead.Unavailable, err), conn.Close())
+		if !errors.Is(err, bulkhead.NotFound) {
+			err = fmt.Errorf("%w: %w", bulkhead.Unavailable, err)
+		}
+		return nil, errors.Join(fmt.Errorf("open ClickHouse at %s: %w", strings.Join(cfg.Addrs, ", "), err), conn.Close())
 	}
 	return c, nil
+}
+
+// look makes sure that there is something to ask.
+func (c *ClickHouse) look(ctx context.Context) error {
+	var tables uint64
+	err := c.conn.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = {db:String} AND name = 'cdr'", named("db", c.cfg.Database)).Scan(&tables)
+	if err == nil && tables == 0 {
+		return fmt.Errorf("its database %s holds no call records that this user may read; cdrpipe makes the tables at its start: %w", c.cfg.Database, bulkhead.NotFound)
+	}
+	return err
 }
 
 func (c *ClickHouseConfig) settings() clickhouse.Settings {

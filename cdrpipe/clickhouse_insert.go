@@ -1,6 +1,7 @@
 package cdrpipe
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -45,16 +46,27 @@ func dayOf(start time.Time) day {
 	return day(s / 86400)
 }
 
-func (d day) String() string {
-	return "'" + time.Unix(int64(d)*86400, 0).UTC().Format(time.DateOnly) + "'"
-}
+func (d day) time() time.Time { return time.Unix(int64(d)*86400, 0).UTC() }
 
-// leg is what a batch knows of one leg.
+func (d day) String() string { return "'" + d.time().Format(time.DateOnly) + "'" }
+
+// leg is what is known of one leg: reports that differ.
 type leg struct {
-	reports map[string]*report // by hash
+	id      cdr.ID
+	reports []*report
 }
 
-func (l *leg) add(r *report) { l.reports[r.hash] = r }
+func (l *leg) add(r *report) {
+	for _, o := range l.reports {
+		if o.hash == r.hash {
+			if len(o.raw) == 0 {
+				o.raw = r.raw
+			}
+			return
+		}
+	}
+	l.reports = append(l.reports, r)
+}
 
 // merged is the row that all reports make, and its day.
 func (l *leg) merged() (Row, day) {
@@ -89,8 +101,11 @@ func (c *ClickHouse) Insert(ctx context.Context, entries []cdr.Entry) error {
 	return nil
 }
 
-func reportsOf(entries []cdr.Entry) (map[cdr.ID]*leg, error) {
-	legs := map[cdr.ID]*leg{}
+// reportsOf returns the legs of a batch in the order of their ids, in which
+// the tables have them too.
+func reportsOf(entries []cdr.Entry) ([]*leg, error) {
+	byID := make(map[cdr.ID]*leg, len(entries))
+	legs := make([]*leg, 0, len(entries))
 	for _, e := range entries {
 		if e = normal(e); e.Record == nil {
 			continue
@@ -99,13 +114,15 @@ func reportsOf(entries []cdr.Entry) (map[cdr.ID]*leg, error) {
 		if err != nil {
 			return nil, err
 		}
-		l := legs[r.record.ID]
+		l := byID[r.record.ID]
 		if l == nil {
-			l = &leg{reports: map[string]*report{}}
-			legs[r.record.ID] = l
+			l = &leg{id: r.record.ID}
+			byID[l.id] = l
+			legs = append(legs, l)
 		}
 		l.add(r)
 	}
+	slices.SortFunc(legs, func(a, b *leg) int { return bytes.Compare(a.id[:], b.id[:]) })
 	return legs, nil
 }
 
@@ -120,23 +137,17 @@ func newReport(e cdr.Entry) (*report, error) {
 
 // putReports stores the reports of a batch. That some of them are there
 // already changes nothing.
-func (c *ClickHouse) putReports(ctx context.Context, legs map[cdr.ID]*leg) error {
+func (c *ClickHouse) putReports(ctx context.Context, legs []*leg) error {
 	return c.insert(ctx, "report", "day, id, hash, record, raw", func(b driver.Batch) error {
-		for _, id := range sortedIDs(legs) {
-			for _, r := range legs[id].reports {
-				if err := b.Append(uint16Date(r.day), id[:], r.hash, r.json, r.raw); err != nil {
+		for _, l := range legs {
+			for _, r := range l.reports {
+				if err := b.Append(r.day.time(), l.id[:], r.hash, r.json, r.raw); err != nil {
 					return err
 				}
 			}
 		}
 		return nil
 	})
-}
-
-func uint16Date(d day) time.Time { return time.Unix(int64(d)*86400, 0).UTC() }
-
-func sortedIDs(legs map[cdr.ID]*leg) []cdr.ID {
-	return slices.SortedFunc(maps.Keys(legs), func(a, b cdr.ID) int { return slices.Compare(a[:], b[:]) })
 }
 
 // insert sends one block. A batch of the driver is of no use after an error;
@@ -158,23 +169,26 @@ func (c *ClickHouse) insert(ctx context.Context, table, columns string, fill fun
 // putRows finds the other reports of a batch's legs and writes the rows that
 // all of them make. It runs behind putReports: of two writers that report the
 // same leg at once, at least one sees both reports.
-func (c *ClickHouse) putRows(ctx context.Context, legs map[cdr.ID]*leg) error {
+func (c *ClickHouse) putRows(ctx context.Context, legs []*leg) error {
 	days := daysOf(legs)
 	found, err := c.otherReports(ctx, legs, days)
 	if err != nil {
 		return fmt.Errorf("read earlier reports: %w", err)
 	}
 	for _, r := range found {
-		legs[r.record.ID].add(r)
-		days[r.day] = true
+		i, ok := slices.BinarySearchFunc(legs, r.record.ID, func(l *leg, id cdr.ID) int { return bytes.Compare(l.id[:], id[:]) })
+		if ok {
+			legs[i].add(r)
+			days[r.day] = true
+		}
 	}
 	have, err := c.presentRows(ctx, legs, days)
 	if err != nil {
 		return fmt.Errorf("read present rows: %w", err)
 	}
 	var rows []versioned
-	for _, id := range sortedIDs(legs) {
-		rows = append(rows, legs[id].rows(have[id])...)
+	for _, l := range legs {
+		rows = append(rows, l.rows(have[l.id])...)
 	}
 	if len(rows) == 0 {
 		return nil
@@ -191,7 +205,7 @@ func (c *ClickHouse) putRows(ctx context.Context, legs map[cdr.ID]*leg) error {
 
 // daysOf lists the days on which other reports of the legs may be: their own,
 // the next to them at midnight, and the unknown one.
-func daysOf(legs map[cdr.ID]*leg) map[day]bool {
+func daysOf(legs []*leg) map[day]bool {
 	days := map[day]bool{0: true}
 	for _, l := range legs {
 		for _, r := range l.reports {
@@ -216,49 +230,47 @@ func dayList(days map[day]bool) string {
 
 // otherReports reads the reports of the legs that the batch does not hold. A
 // leg without a start is looked for on every day: the index by_id knows where.
-func (c *ClickHouse) otherReports(ctx context.Context, legs map[cdr.ID]*leg, days map[day]bool) ([]*report, error) {
-	ids, err := idTable("batch_ids", slices.Values(sortedIDs(legs)))
-	if err != nil {
-		return nil, err
-	}
-	var loose []cdr.ID
+func (c *ClickHouse) otherReports(ctx context.Context, legs []*leg, days map[day]bool) ([]*report, error) {
 	hashes, err := ext.NewTable("batch_hashes", ext.Column("hash", "FixedString(16)"))
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range sortedIDs(legs) {
+	var loose []*leg
+	for _, l := range legs {
 		dated := true
-		for hash, r := range legs[id].reports {
-			if err := hashes.Append(hash); err != nil {
+		for _, r := range l.reports {
+			if err := hashes.Append(r.hash); err != nil {
 				return nil, err
 			}
 			dated = dated && r.day != 0
 		}
 		if !dated {
-			loose = append(loose, id)
+			loose = append(loose, l)
 		}
 	}
-	const notOurs = " AND hash NOT IN (SELECT hash FROM batch_hashes)"
-	found, err := c.readReports(clickhouse.Context(ctx, clickhouse.WithExternalTable(ids, hashes)),
-		"day IN ("+dayList(days)+") AND id IN (SELECT id FROM batch_ids)"+notOurs)
+	ids, err := idTable(legs)
+	if err != nil {
+		return nil, err
+	}
+	const which = "id IN (SELECT id FROM batch_ids) AND hash NOT IN (SELECT hash FROM batch_hashes)"
+	found, err := c.readReports(clickhouse.Context(ctx, clickhouse.WithExternalTable(ids, hashes)), "day IN ("+dayList(days)+") AND "+which)
 	if err != nil || len(loose) == 0 {
 		return found, err
 	}
-	looseIDs, err := idTable("loose_ids", slices.Values(loose))
-	if err != nil {
+	if ids, err = idTable(loose); err != nil {
 		return nil, err
 	}
-	more, err := c.readReports(clickhouse.Context(ctx, clickhouse.WithExternalTable(looseIDs, hashes)), "id IN (SELECT id FROM loose_ids)"+notOurs)
+	more, err := c.readReports(clickhouse.Context(ctx, clickhouse.WithExternalTable(ids, hashes)), which)
 	return append(found, more...), err
 }
 
-func idTable(name string, ids func(func(cdr.ID) bool)) (*ext.Table, error) {
-	t, err := ext.NewTable(name, ext.Column("id", "FixedString(16)"))
+func idTable(legs []*leg) (*ext.Table, error) {
+	t, err := ext.NewTable("batch_ids", ext.Column("id", "FixedString(16)"))
 	if err != nil {
 		return nil, err
 	}
-	for id := range ids {
-		if err := t.Append(id[:]); err != nil {
+	for _, l := range legs {
+		if err := t.Append(l.id[:]); err != nil {
 			return nil, err
 		}
 	}
@@ -289,8 +301,8 @@ type present struct {
 	reports uint16
 }
 
-func (c *ClickHouse) presentRows(ctx context.Context, legs map[cdr.ID]*leg, days map[day]bool) (map[cdr.ID][]present, error) {
-	ids, err := idTable("batch_ids", slices.Values(sortedIDs(legs)))
+func (c *ClickHouse) presentRows(ctx context.Context, legs []*leg, days map[day]bool) (map[cdr.ID][]present, error) {
+	ids, err := idTable(legs)
 	if err != nil {
 		return nil, err
 	}
@@ -331,10 +343,8 @@ func (l *leg) rows(have []present) []versioned {
 		return nil
 	}
 	out := []versioned{{&row, d, n, 0}}
-	others := map[day]bool{}
 	for _, r := range l.reports {
-		if r.day != d && !others[r.day] {
-			others[r.day] = true
+		if !slices.ContainsFunc(out, func(v versioned) bool { return v.day == r.day }) {
 			out = append(out, versioned{&row, r.day, n, 1})
 		}
 	}
@@ -358,7 +368,7 @@ func (v *versioned) args() []any {
 		attrs = map[string]string{}
 	}
 	return []any{
-		uint16Date(v.day), r.ID[:], v.reports, v.gone, micros(r.Time()),
+		v.day.time(), r.ID[:], v.reports, v.gone, micros(r.Time()),
 		int64(r.Schema), string(r.Kind), string(r.Source), sources, provTexts(&r.Record), string(r.Cell), string(r.Node), string(r.SBC),
 		string(r.Pool), string(r.Tenant), uint64(r.Revision), r.Leg, r.Call, r.SIPCallID,
 		string(r.Direction), r.Caller, r.Callee, nullMicros(r.Start), nullMicros(r.Ring), nullMicros(r.Answer), nullMicros(r.End), r.BilledMS,

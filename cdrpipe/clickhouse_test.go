@@ -3,6 +3,8 @@ package cdrpipe
 import (
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -132,28 +134,78 @@ func TestClickHouseRetention(t *testing.T) {
 	count("toIntervalDay", ttl(), 0)
 }
 
-func TestClickHousePassword(t *testing.T) {
+// TestClickHouseUsers gives users the permissions that docs/cdr.md names. A
+// writer's insert runs for long: an export of another user stops before it.
+func TestClickHouseUsers(t *testing.T) {
 	if _, err := testenv.ClickHouseLibrary(); err != nil && !testenv.RequireReal() {
 		t.Skip(err)
 	}
-	const password = "p4ss'\\word"
-	s, err := testenv.StartClickHouse(t.Context(), t.TempDir(), testenv.ClickHouseOptions{User: "writer", Password: password})
+	doc, err := os.ReadFile("../docs/cdr.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		s.Kill()
-		if t.Failed() {
-			t.Log(s.Log())
-		}
-	})
+	grants := map[string][]string{}
+	for _, g := range regexp.MustCompile(`(?m)^    (GRANT .*) TO (\w+);`).FindAllStringSubmatch(string(doc), -1) {
+		grants[g[2]] = append(grants[g[2]], g[1])
+	}
+	const password = "p4ss'\\<w&rd"
+	s, err := testenv.StartClickHouse(t.Context(), t.TempDir(), testenv.ClickHouseOptions{Users: []testenv.ClickHouseUser{
+		{Name: "writer", Password: password, Grants: grants["writer"]}, {Name: "reader", Password: password, Grants: grants["reader"]},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Kill)
 	cfg := DefaultClickHouseConfig()
-	cfg.Addrs, cfg.User, cfg.Password = []string{s.Native}, "writer", password
-	insert(t, openClickHouse(t, cfg), entry(fullRecord(1)))
+	cfg.Addrs, cfg.User, cfg.Password, cfg.ExportLag, cfg.Records = []string{s.Native}, "writer", password, 0, 400*24*time.Hour
+	w := openClickHouse(t, cfg)
+	insert(t, w, entry(fullRecord(1)))
+	cfg.User, cfg.ReadOnly = "reader", true
+	r := openClickHouse(t, cfg)
+	if _, err := r.KPIs(t.Context(), KPIQuery{}); err != nil {
+		t.Error(err)
+	}
+	if rows, _ := exportAll(t, r, Export{Limit: 10}); len(rows) != 1 {
+		t.Errorf("%d rows exported", len(rows))
+	}
+	if err := r.Insert(t.Context(), []cdr.Entry{entry(fullRecord(2))}); err == nil {
+		t.Error("the reader may write")
+	}
+	testSlowInsert(t, w, r)
+
 	cfg.Password = "wr0ng"
-	_, err = OpenClickHouse(t.Context(), cfg)
-	if !errors.Is(err, bulkhead.Unavailable) || strings.Contains(err.Error(), "wr0ng") {
+	if _, err = OpenClickHouse(t.Context(), cfg); !errors.Is(err, bulkhead.Unavailable) || strings.Contains(err.Error(), "wr0ng") {
 		t.Errorf("wrong password: %v, want bulkhead.Unavailable without it", err)
+	}
+}
+
+func testSlowInsert(t *testing.T, w, r *ClickHouse) {
+	slow := make(chan error, 1)
+	go func() {
+		slow <- w.conn.Exec(t.Context(), "INSERT INTO "+w.table("cdr")+" (day, id, reports, leg, kind, time_us) SELECT '2026-01-02', toFixedString('slow', 16), 1, 'slow', 'leg', 1 FROM numbers(1) WHERE NOT ignore(sleepEachRow(2))")
+	}()
+	const running = "SELECT count() FROM system.processes WHERE query_kind = 'Insert'"
+	for n := uint64(0); n == 0; {
+		if err := r.conn.QueryRow(t.Context(), running).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert(t, w, entry(fullRecord(3)))
+	first, p := exportAll(t, r, Export{Limit: 10})
+	select {
+	case err := <-slow:
+		t.Fatalf("the slow insert ended too early to show something: %v", err)
+	default:
+	}
+	if d := cmp.Diff([]string{"leg-0001"}, legNames(first)); d != "" {
+		t.Errorf("while an insert runs: %s", d)
+	}
+	if err := <-slow; err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := exportAll(t, r, Export{After: p, Limit: 10})
+	if d := cmp.Diff([]string{"leg-0003", "slow"}, legNames(rest)); d != "" {
+		t.Errorf("after it: %s", d)
 	}
 }
 

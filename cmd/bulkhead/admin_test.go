@@ -65,7 +65,7 @@ func TestAdminNeedsToken(t *testing.T) {
 		if _, err := startEventbridge(p, g, "cell1", "127.0.0.1:0", bridgeFlags{}); err != nil {
 			return err
 		}
-		_, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: "sqlite"})
+		_, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore})
 		return err
 	})
 	token, err := p.data.secret(adminToken)
@@ -174,7 +174,7 @@ func TestServicesNameWhatIsMissing(t *testing.T) {
 // what it commits is in force.
 func TestAdminAPIChangesTheRegistry(t *testing.T) {
 	p := serviceUnderTest(t, func(p *parts, g *group) error {
-		if _, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: "sqlite"}); err != nil {
+		if _, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore}); err != nil {
 			return err
 		}
 		_, err := startConfigsvc(p, g, "127.0.0.1:0")

@@ -19,6 +19,7 @@ import (
 type cdrCmd struct {
 	Search cdrSearchCmd `cmd:"" default:"withargs" help:"Show records in the order of calls (the default)."`
 	Export cdrExportCmd `cmd:"" help:"Write records in the order in which they were stored, from a cursor on, for billing."`
+	Raw    cdrRawCmd    `cmd:"" help:"Show what the switch itself said about a record, as long as that is kept."`
 	KPI    cdrKPICmd    `cmd:"" name:"kpi" help:"Show SER, SEER, ISA, ASR, NER, ACD and post-dial delay (RFC 6076)."`
 }
 
@@ -147,6 +148,41 @@ func (c *cdrSearchCmd) show(out io.Writer, rows []cdrpipe.Row, header bool) erro
 			printable(r.Caller), printable(r.Callee), r.Billed().Seconds(), r.SIPCode, r.Q850, printable(r.Cause), printable(r.Source))
 	}
 	return w.Flush()
+}
+
+type cdrRawCmd struct {
+	cdrStore `embed:""`
+
+	ID string `arg:"" help:"The record's id."`
+}
+
+func (c *cdrRawCmd) Run(ctx context.Context, a *app) error {
+	var id cdr.ID
+	if err := id.UnmarshalText([]byte(c.ID)); err != nil {
+		return err
+	}
+	store, err := c.ask(ctx)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	events, err := store.Raw(ctx, id)
+	if err != nil {
+		return err
+	}
+	if len(events) == 0 {
+		return fmt.Errorf("no raw event of record %s is kept: %w", id, bulkhead.NotFound)
+	}
+	for _, packed := range events {
+		event, err := cdr.Unpack(packed)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(event)) {
+			fmt.Fprintln(a.out, printable(strings.TrimRight(line, "\r\n")))
+		}
+	}
+	return nil
 }
 
 // printable keeps what a caller sent from reaching the terminal as control

@@ -15,6 +15,7 @@ import (
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/cdr"
 	"github.com/bulkhead-voip/bulkhead/cdrpipe"
+	"github.com/bulkhead-voip/bulkhead/internal/spool"
 	"github.com/bulkhead-voip/bulkhead/internal/testenv"
 )
 
@@ -70,7 +71,9 @@ func TestCDRTools(t *testing.T) {
 			}
 			return out
 		}
-		err := store.Insert(t.Context(), []cdr.Entry{callRecord(3), callRecord(2), callRecord(90), callRecord(3000)})
+		withRaw := callRecord(3)
+		withRaw.Raw = new(cdr.Packer).Pack([]byte("Event-Name: CHANNEL_HANGUP_COMPLETE\r\nCaller: \x1b[2J"))
+		err := store.Insert(t.Context(), []cdr.Entry{withRaw, callRecord(2), callRecord(90), callRecord(3000)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,6 +89,12 @@ func TestCDRTools(t *testing.T) {
 		}
 		if out := run("kpi", "--json", "--by", "none", "--since", "100h"); !strings.Contains(out, `"attempts":4,"answered":4`) {
 			t.Errorf("kpi: %s", out)
+		}
+		if out := run("raw", withRaw.Record.ID.String()); out != "Event-Name: CHANNEL_HANGUP_COMPLETE\nCaller: ?[2J\n" {
+			t.Errorf("raw: %q", out)
+		}
+		if _, stderr, code := cdrTool(t, append([]string{"raw", callRecord(2).Record.ID.String()}, where...)...); code != exitFailure || !strings.Contains(stderr, "is kept") {
+			t.Errorf("raw of a record without: exit %d, %s", code, stderr)
 		}
 		testExportTool(t, store, where)
 	})
@@ -197,4 +206,65 @@ func TestWarehouseFlags(t *testing.T) {
 	if _, stderr, code := cdrTool(t, "--warehouse", "clickhouse://bob@"+l.Addr().String()); code != exitFailure || strings.Contains(stderr, "environment") {
 		t.Errorf("nobody listens: exit %d, %s", code, stderr)
 	}
+}
+
+// TestCdrpipeIntoClickHouse runs the real service with a ClickHouse behind
+// it, which is killed in between: every record arrives, and the spool is free.
+func TestCdrpipeIntoClickHouse(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts real processes")
+	}
+	dir := t.TempDir()
+	stream, err := spool.Open(dataDir(dir).spool(), spool.DefaultOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	put := func(from, to int) {
+		t.Helper()
+		for n := from; n < to; n++ {
+			b, err := cdr.Encode(callRecord(n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.Append(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	server := testenv.ClickHouse(t)
+	admin := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	where := []string{"--warehouse", "clickhouse://" + server.Native + "/cdrs?records=400"}
+	spawn(t, append([]string{"cdrpipe", "--data", dir, "--admin", admin}, where...)...)
+	waitReady(t, admin, 30*time.Second)
+	count := func(want int) {
+		t.Helper()
+		eventually(t, 60*time.Second, fmt.Sprintf("%d records", want), func() string {
+			out, stderr, code := cdrTool(t, append([]string{"--json", "--since", "100h"}, where...)...)
+			if n := strings.Count(out, "\n"); code != exitOK || n != want {
+				return fmt.Sprintf("%d of them, exit %d, %s", n, code, stderr)
+			}
+			return ""
+		})
+	}
+	put(0, 100)
+	count(100)
+	server.Kill()
+	put(50, 200)
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	count(200)
+	eventually(t, 10*time.Second, "everything acknowledged", func() string {
+		s, err := spool.Look(dataDir(dir).spool())
+		if err != nil {
+			return err.Error()
+		}
+		for _, r := range s.Readers {
+			if !r.Oldest.IsZero() {
+				return fmt.Sprintf("%+v", r)
+			}
+		}
+		return ""
+	})
 }

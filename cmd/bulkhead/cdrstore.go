@@ -29,6 +29,9 @@ func (s spoolStream) Read(ctx context.Context, limit int) (cdrpipe.Batch, error)
 	return cdrpipe.Batch{Payloads: b.Payloads, Ack: b.Ack}, nil
 }
 
+// sqliteStore is the value of --warehouse for the embedded store.
+const sqliteStore = "sqlite"
+
 // warehousePassword is the environment variable that holds the password.
 const warehousePassword = "BULKHEAD_WAREHOUSE_PASSWORD"
 
@@ -46,7 +49,7 @@ type warehouse interface {
 
 // open opens the store of who writes to it.
 func (f *warehouseFlags) open(ctx context.Context, data dataDir, log *slog.Logger) (warehouse, error) {
-	if f.Warehouse == "sqlite" {
+	if f.Warehouse == sqliteStore {
 		return cdrpipe.OpenSQLite(ctx, data.cdrs())
 	}
 	cfg, err := f.clickHouse()
@@ -84,7 +87,7 @@ func openClickHouse(ctx context.Context, cfg cdrpipe.ClickHouseConfig, log *slog
 
 // ask opens the store of who only asks: nothing is made that is not there.
 func (f *warehouseFlags) ask(ctx context.Context, data dataDir) (warehouse, error) {
-	if f.Warehouse == "sqlite" {
+	if f.Warehouse == sqliteStore {
 		if _, err := os.Stat(data.cdrs()); err != nil {
 			return nil, fmt.Errorf("there is no CDR store in %s: %w; name its folder with --data, or a ClickHouse with --warehouse", data, bulkhead.NotFound)
 		}

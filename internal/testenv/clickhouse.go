@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -65,9 +66,16 @@ func ClickHouse(t testing.TB) *ClickHouseServer {
 }
 
 // ClickHouseOptions of a server. Its user "default" has no password, which the
-// host itself needs.
+// host itself needs, and may do everything.
 type ClickHouseOptions struct {
-	User, Password string // another user; empty: none
+	Users []ClickHouseUser // besides
+}
+
+// ClickHouseUser is a user who may do what Grants says, statements such as
+// GRANT SELECT ON db.*.
+type ClickHouseUser struct {
+	Name, Password string
+	Grants         []string
 }
 
 // ClickHouseServer is a ClickHouse server in a process of its own.
@@ -95,7 +103,7 @@ func StartClickHouse(ctx context.Context, dir string, o ClickHouseOptions) (*Cli
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("start clickhouse: %w", err)
 	}
-	if o.User != "" {
+	if len(o.Users) > 0 {
 		if s.config, err = writeClickHouseConfig(dir, o); err != nil {
 			return nil, fmt.Errorf("start clickhouse: %w", err)
 		}
@@ -120,17 +128,24 @@ func StartClickHouse(ctx context.Context, dir string, o ClickHouseOptions) (*Cli
 }
 
 func writeClickHouseConfig(dir string, o ClickHouseOptions) (string, error) {
-	var password bytes.Buffer
-	if err := xml.EscapeText(&password, []byte(o.Password)); err != nil {
-		return "", err
+	var all bytes.Buffer
+	user := func(u ClickHouseUser) {
+		fmt.Fprintf(&all, "<%s><password>", u.Name)
+		_ = xml.EscapeText(&all, []byte(u.Password)) // a Buffer takes everything
+		all.WriteString("</password><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>")
+		if len(u.Grants) > 0 {
+			fmt.Fprintf(&all, "<grants><query>%s</query></grants>", strings.Join(u.Grants, "</query><query>"))
+		}
+		fmt.Fprintf(&all, "</%s>", u.Name)
 	}
-	user := func(name, password string) string {
-		return fmt.Sprintf("<%s><password>%s</password><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota></%[1]s>", name, password)
+	user(ClickHouseUser{Name: "default"})
+	for _, u := range o.Users {
+		user(u)
 	}
 	users, config := filepath.Join(dir, "users.xml"), filepath.Join(dir, "config.xml")
 	err := errors.Join(
-		os.WriteFile(users, fmt.Appendf(nil, "<clickhouse><users>%s%s</users><profiles><default/></profiles><quotas><default/></quotas></clickhouse>",
-			user("default", ""), user(o.User, password.String())), 0o600),
+		os.WriteFile(users, fmt.Appendf(nil, "<clickhouse><users>%s</users><profiles><default/></profiles><quotas><default/></quotas></clickhouse>",
+			all.String()), 0o600),
 		os.WriteFile(config, fmt.Appendf(nil, "<clickhouse><users_config>%s</users_config></clickhouse>", users), 0o600))
 	return config, err
 }

@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS {{db}}.report {{on}} (
     id     FixedString(16),
     hash   FixedString(16),                      -- of the report
     stored DateTime DEFAULT now(),
-    record String CODEC(ZSTD(3)),                -- JSON
+    record String CODEC(ZSTD(1)),                -- JSON
     raw    String CODEC(NONE),                   -- the switch's own words, gzip, for a shorter time
     INDEX by_id id TYPE bloom_filter(0.01) GRANULARITY 1
 ) ENGINE = {{engine "ReplacingMergeTree" "report" ""}}
