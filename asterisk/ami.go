@@ -82,7 +82,6 @@ type amiConn struct {
 	once     sync.Once
 	wg       sync.WaitGroup
 	err      error // why the reader ended; read it after messages is closed
-	actions  int
 }
 
 // dialAMI connects and logs in, for Cdr events only. The secret itself is not

@@ -21,7 +21,7 @@ import (
 const takeWait = 5 * time.Second
 
 // errNewer ends a connection because Asterisk has opened another one.
-var errNewer = fmt.Errorf("Asterisk has opened another connection: %w", bulkhead.Unavailable)
+var errNewer = fmt.Errorf("the switch has opened another connection: %w", bulkhead.Unavailable)
 
 // Outbound is a Source to which Asterisk connects, with an outbound WebSocket
 // (Asterisk 22, websocket_client.conf with connection_type = persistent). While

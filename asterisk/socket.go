@@ -62,7 +62,7 @@ func (s *socket) read(ctx context.Context) {
 		kind, b, err := s.ws.Read(ctx)
 		switch {
 		case websocket.CloseStatus(err) == websocket.StatusNormalClosure, websocket.CloseStatus(err) == websocket.StatusGoingAway:
-			err = fmt.Errorf("Asterisk closed the connection: %w: %w", bulkhead.Unavailable, err)
+			err = fmt.Errorf("the switch closed the connection: %w: %w", bulkhead.Unavailable, err)
 		case err != nil:
 			err = fmt.Errorf("read: %w: %w", bulkhead.Unavailable, err)
 		case kind == websocket.MessageText:

@@ -108,7 +108,6 @@ type call struct {
 	a, b  *channelState
 	legA  Leg
 	legB  Leg
-	rows  []cdrRow
 }
 
 func (g *generator) draw(r *rand.Rand, i int) *call {
