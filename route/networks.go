@@ -138,7 +138,8 @@ type spans[K number, T any] struct{ root spanNode[K, T] }
 type number interface{ uint32 | uint64 }
 
 // leafLen is how many spans a leaf holds before it is parted by the next byte.
-const leafLen = 32
+// Much fewer, and the 14 KB of a node's kids would be there for a few spans.
+const leafLen = 128
 
 // spanNode is a leaf, or a node with kids. The zero node is a leaf without spans.
 type spanNode[K number, T any] struct {

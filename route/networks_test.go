@@ -191,42 +191,56 @@ func TestNetworksChange(t *testing.T) {
 
 // More networks than a leaf holds, near each other and far, narrow and wide.
 func TestManyNetworks(t *testing.T) {
+	t.Run("IPv4", func(t *testing.T) {
+		manyNetworks(t, 0, func(b [4]byte) netip.Addr { return netip.AddrFrom4(b) })
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		manyNetworks(t, 16, func(b [4]byte) netip.Addr {
+			return netip.AddrFrom16([16]byte{0x20, 0x01, b[0], b[1], b[2], b[3], 15: 1})
+		})
+	})
+}
+
+// manyNetworks checks networks of IPv4's lengths and more bits.
+func manyNetworks(t *testing.T, more int, addr func([4]byte) netip.Addr) {
 	rnd := rand.New(rand.NewPCG(1, 2))
+	draw := func(second int) (b [4]byte) {
+		return [4]byte{byte(10 + rnd.IntN(3)), byte(rnd.IntN(second)), byte(rnd.IntN(256)), byte(rnd.IntN(256))}
+	}
 	type owned struct {
 		net   netip.Prefix
 		owner int
 	}
-	blocks := map[netip.Prefix]owned{} // by /24, or /16 of those that are wider
-	var nets networks[int]
-	for round := range 1 + 6 {
-		before, kept := nets, maps.Clone(blocks)
-		edit := nets.edit()
+	type version struct {
+		nets   networks[int]
+		blocks map[netip.Prefix]owned // by /24, or /16 of those that are wider
+	}
+	now := version{blocks: map[netip.Prefix]owned{}}
+	for round := range 6 {
+		before := version{now.nets, maps.Clone(now.blocks)}
+		edit := now.nets.edit()
 		for i := range 3000 {
-			a := netip.AddrFrom4([4]byte{byte(10 + rnd.IntN(3)), byte(rnd.IntN(8)), byte(rnd.IntN(256)), byte(rnd.IntN(256))})
+			b := draw(8)
 			bits, block := 24+rnd.IntN(9), 24
-			if a.As4()[1] < 2 { // these are for wide ones
+			if b[1] < 2 { // these are for wide ones
 				bits, block = 16+rnd.IntN(8), 16
 			}
-			b := netip.PrefixFrom(a, block).Masked()
-			if old, ok := blocks[b]; ok {
+			key := netip.PrefixFrom(addr(b), more+block).Masked()
+			if old, ok := now.blocks[key]; ok {
 				edit.remove([]netip.Prefix{old.net})
-				delete(blocks, b)
+				delete(now.blocks, key)
 				continue
 			}
-			n := owned{netip.PrefixFrom(a, bits).Masked(), 1 + round*10000 + i}
+			n := owned{netip.PrefixFrom(addr(b), more+bits).Masked(), 1 + round*10000 + i}
 			edit.add([]netip.Prefix{n.net}, n.owner)
-			blocks[b] = n
+			now.blocks[key] = n
 		}
-		nets = edit.done()
-		for _, v := range []struct {
-			nets   networks[int]
-			blocks map[netip.Prefix]owned
-		}{{nets, blocks}, {before, kept}} {
+		now.nets = edit.done()
+		for _, v := range []version{now, before} {
 			for range 20000 {
-				a := netip.AddrFrom4([4]byte{byte(10 + rnd.IntN(3)), byte(rnd.IntN(9)), byte(rnd.IntN(256)), byte(rnd.IntN(256))})
-				want := 0
+				a, want := addr(draw(9)), 0
 				for _, block := range []int{16, 24} {
-					if n := v.blocks[netip.PrefixFrom(a, block).Masked()]; n.net.Contains(a) {
+					if n := v.blocks[netip.PrefixFrom(a, more+block).Masked()]; n.net.Contains(a) {
 						want = n.owner
 					}
 				}
@@ -235,6 +249,16 @@ func TestManyNetworks(t *testing.T) {
 				}
 			}
 		}
+	}
+	if now.nets.four.root.kids == nil && now.nets.six.root.kids == nil {
+		t.Error("no leaf was parted")
+	}
+	edit := now.nets.edit()
+	for _, n := range now.blocks {
+		edit.remove([]netip.Prefix{n.net})
+	}
+	if empty := edit.done(); !empty.four.root.empty() || !empty.six.root.empty() {
+		t.Error("something is left of networks that are gone")
 	}
 }
 

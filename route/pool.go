@@ -25,24 +25,35 @@ func (p *pool) setOf(t bulkhead.TenantID) int {
 }
 
 // homeOf returns the node with the highest rendezvous score for a key among
-// those that are not drained, or "".
-func (p *pool) homeOf(key string) bulkhead.NodeID {
-	if order := p.order(key); len(order) > 0 && !order[0].Drain {
-		return order[0].ID
+// those that are not drained, or "": the first of order, unless that is drained.
+func (p *pool) homeOf(key string) (home bulkhead.NodeID) {
+	var top uint64
+	for _, n := range p.nodes { // by id: of equals, order has the first first
+		if n.Drain {
+			continue
+		}
+		if s := score(key, n.ID); home == "" || s > top {
+			home, top = n.ID, s
+		}
 	}
-	return ""
+	return home
+}
+
+// score is a node's rendezvous score for a key.
+func score(key string, n bulkhead.NodeID) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(key))
+	h.Write([]byte{0})
+	h.Write([]byte(n))
+	return mix(h.Sum64())
 }
 
 // order sorts the pool's nodes by rendezvous score for a key, drained nodes last.
 func (p *pool) order(key string) []*bulkhead.Node {
 	nodes := slices.Clone(p.nodes)
-	score := make(map[*bulkhead.Node]uint64, len(nodes))
+	scores := make(map[*bulkhead.Node]uint64, len(nodes))
 	for _, n := range nodes {
-		h := fnv.New64a()
-		h.Write([]byte(key))
-		h.Write([]byte{0})
-		h.Write([]byte(n.ID))
-		score[n] = mix(h.Sum64())
+		scores[n] = score(key, n.ID)
 	}
 	slices.SortFunc(nodes, func(a, b *bulkhead.Node) int {
 		if a.Drain != b.Drain {
@@ -51,8 +62,8 @@ func (p *pool) order(key string) []*bulkhead.Node {
 			}
 			return -1
 		}
-		if score[a] != score[b] {
-			if score[a] > score[b] {
+		if scores[a] != scores[b] {
+			if scores[a] > scores[b] {
 				return -1
 			}
 			return 1

@@ -90,7 +90,7 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, f
 	cfg.DecodeCDR = freeswitch.CDRDecoder{Cell: cell, SBCAt: sources.sbcAt}.Decode
 	cfg.CDRPassword = func(node bulkhead.NodeID) string {
 		x := p.live.Load()
-		if x.State().Nodes[node] == nil || x.CellOf(node) != cell {
+		if x.Node(node) == nil || x.CellOf(node) != cell {
 			return ""
 		}
 		return token
@@ -119,7 +119,7 @@ func (p *parts) sbcCredentials(cell bulkhead.CellID) (func(id, token string) boo
 	want := sha256.Sum256([]byte(token))
 	return func(id, token string) bool {
 		got := sha256.Sum256([]byte(token))
-		sbc := p.live.Load().State().SBCs[bulkhead.SBCID(id)]
+		sbc := p.live.Load().SBC(bulkhead.SBCID(id))
 		return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && sbc != nil && sbc.Cell == cell
 	}, nil
 }
