@@ -5,7 +5,7 @@ BENCH   ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
-.PHONY: run build test lint fuzz bench clean
+.PHONY: run build test lint fuzz chaos bench clean
 
 run: build ## everything in one process, with demo tenants and calls
 	./bin/bulkhead run --demo --data $(DATA)
@@ -27,6 +27,10 @@ lint: ## formatting, vet, staticcheck
 
 fuzz: ## every fuzz target for a minute
 	scripts/fuzz 60s
+
+chaos: ## 100,000 legs through the whole pipeline while it is killed, about half an hour
+	BULKHEAD_CHAOS_LEGS=$(or $(LEGS),100000) BULKHEAD_CHAOS_RATE=$(or $(RATE),100) BULKHEAD_CHAOS_SEED=$(or $(SEED),1) \
+		$(GO) test -count=1 -timeout 60m -v -run '^TestChaos$$' ./cmd/bulkhead
 
 bench: ## prints one line a figure; BENCH=name runs one
 	@$(GO) run ./cmd/bench $(BENCH)

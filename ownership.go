@@ -14,18 +14,7 @@ import (
 // begins with the object's kind and id, such as tenants[acme].domains[0].
 func (s State) Validate() error {
 	v := validator{s: s, domains: map[string]string{}, numbers: map[string]TenantID{}, listeners: map[string]string{}}
-	for _, id := range slices.Sorted(maps.Keys(s.Cells)) {
-		v.add("cells", string(id), s.Cells[id].Validate())
-	}
-	for _, id := range slices.Sorted(maps.Keys(s.Pools)) {
-		v.pool(s.Pools[id])
-	}
-	for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
-		v.node(s.Nodes[id])
-	}
-	for _, id := range slices.Sorted(maps.Keys(s.SBCs)) {
-		v.sbc(s.SBCs[id])
-	}
+	v.frame()
 	ids := slices.Sorted(maps.Keys(s.Tenants))
 	perCell := map[CellID]int{}
 	for _, id := range ids {
@@ -34,11 +23,7 @@ func (s State) Validate() error {
 		perCell[t.Cell]++
 	}
 	v.networks(ids)
-	for _, id := range slices.Sorted(maps.Keys(perCell)) {
-		if c := s.Cells[id]; c != nil && perCell[id] > c.TenantLimit() {
-			v.add("cells", string(id), invalid("max_tenants", "%d tenants are in cell %q, which takes %d: move some to another cell", perCell[id], id, c.TenantLimit()))
-		}
-	}
+	v.limits(perCell)
 	return errors.Join(v.errs...)
 }
 
@@ -55,6 +40,31 @@ type validator struct {
 type poolKey struct {
 	cell    CellID
 	profile ProfileID
+}
+
+// frame checks everything but the tenants.
+func (v *validator) frame() {
+	for _, id := range slices.Sorted(maps.Keys(v.s.Cells)) {
+		v.add("cells", string(id), v.s.Cells[id].Validate())
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.s.Pools)) {
+		v.pool(v.s.Pools[id])
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.s.Nodes)) {
+		v.node(v.s.Nodes[id])
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.s.SBCs)) {
+		v.sbc(v.s.SBCs[id])
+	}
+}
+
+// limits holds the cells to the number of tenants that they take.
+func (v *validator) limits(perCell map[CellID]int) {
+	for _, id := range slices.Sorted(maps.Keys(perCell)) {
+		if c := v.s.Cells[id]; c != nil && perCell[id] > c.TenantLimit() {
+			v.add("cells", string(id), invalid("max_tenants", "%d tenants are in cell %q, which takes %d: move some to another cell", perCell[id], id, c.TenantLimit()))
+		}
+	}
 }
 
 // add files err's field errors under the object they belong to.

@@ -159,7 +159,8 @@ func TestAwayIsLoggedOnceAndPausesAreCapped(t *testing.T) {
 		if verifies < 240 || verifies > 400 {
 			t.Errorf("%d attempts in ten minutes, want about one every 2 s", verifies)
 		}
-		if s := w.Status(); s.Failures != verifies {
+		// One attempt may be under way.
+		if s := w.Status(); s.Failures != verifies && s.Failures != verifies-1 {
 			t.Errorf("status has %d failures, want %d", s.Failures, verifies)
 		}
 		w.proxy.script()

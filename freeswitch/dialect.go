@@ -116,7 +116,7 @@ func refusal(c route.Call) route.Reject {
 func Call(x *route.Snapshot, node bulkhead.NodeID, req *Request) (route.Call, error) {
 	cell := x.CellOf(node)
 	if req.Direction == "outbound" {
-		sbc := x.State().SBCs[bulkhead.SBCID(req.SBC)]
+		sbc := x.SBC(bulkhead.SBCID(req.SBC))
 		if sbc == nil || sbc.Cell != cell || req.Tenant == "" {
 			return route.Call{}, fmt.Errorf("an outbound leg without a tenant of ours asks for the dialplan: %w", bulkhead.Denied)
 		}
@@ -124,7 +124,7 @@ func Call(x *route.Snapshot, node bulkhead.NodeID, req *Request) (route.Call, er
 	}
 	from := peer(req.NetworkIP, req.NetworkPort)
 	id, ok := x.SBCAt(from)
-	if !ok || x.State().SBCs[id].Cell != cell {
+	if !ok || x.SBC(id).Cell != cell {
 		return route.Call{}, fmt.Errorf("the INVITE came from %s, which is no SBC of cell %s: let the node take calls from its SBCs only: %w", from, cell, bulkhead.Denied)
 	}
 	c := route.Call{SBC: id, Tenant: bulkhead.TenantID(req.HeaderTenant), Number: req.Destination}
@@ -177,7 +177,7 @@ func answerDirectory(x *route.Snapshot, node bulkhead.NodeID, req *Request, dst 
 // reached by way of it.
 func sbcOf(x *route.Snapshot, cell bulkhead.CellID) string {
 	var ids []string
-	for id, s := range x.State().SBCs {
+	for id, s := range x.SBCs() {
 		if s.Cell == cell {
 			ids = append(ids, string(id))
 		}
@@ -185,7 +185,7 @@ func sbcOf(x *route.Snapshot, cell bulkhead.CellID) string {
 	if len(ids) == 0 {
 		return ""
 	}
-	return x.State().SBCs[bulkhead.SBCID(slices.Min(ids))].SIP
+	return x.SBC(bulkhead.SBCID(slices.Min(ids))).SIP
 }
 
 // The allow-lists. What SIP or a tenant brought in is rendered only if all of

@@ -3,9 +3,17 @@
 //
 //	FILE.yaml ── ParseFile ── File.Plan ── Store.Commit ──> revision 8
 //	                                                          │
-//	apply(State) <── Follower ── Store.Head, Store.Watch <────┘
+//	              Follower <── Store.Head, Store.Watch <──────┤  in the processes that hold the store
+//	                                                          │
+//	apply(State) <── Follower <── Remote <══ HTTP ══ Feed <───┘  everywhere else
+//	                    │
+//	                 LastGood: files of the newest state, for a start with all of this dead
 //
 // A Store knows the current state and every revision that led to it. SQLite
 // is the embedded one: a file that several processes of one host may open.
+// Redis is for several hosts. Both also keep Tokens and an Audit log, and
+// pass one conformance suite. A Feed serves followers over HTTP, each with a
+// token and cut down to its cell; a Remote is the other end. WriteBackup and
+// ReadBackup carry everything from one store to another while it is in use.
 // The package knows no routing: whoever follows a store indexes the state.
 package registry

@@ -120,7 +120,7 @@ func TestFollower(t *testing.T) {
 		s.revisions <- []bulkhead.Revision{revision(9)}
 		time.Sleep(time.Second)
 		s.expect(t, "a gap", 3, 5, 7, 9)
-		s.set(9, nil, errors.New("no room"))
+		s.set(10, nil, errors.New("no room"))
 		s.revisions <- []bulkhead.Revision{revision(10)}
 		time.Sleep(time.Second)
 		s.set(10, nil, nil)

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -41,9 +40,8 @@ type SQLite struct {
 	write *sql.DB // one connection, whose transactions take the write lock at once
 	read  *sql.DB
 
-	mu     sync.Mutex
-	cached bulkhead.State // a state that was the head
-	wake   chan struct{}  // closed, and replaced, by a commit of this handle
+	ledger *ledger
+	keys   *Tokens
 }
 
 // OpenSQLite opens the store in the file at path, or makes it, readable by
@@ -64,7 +62,8 @@ func OpenSQLite(ctx context.Context, path string) (*SQLite, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the registry: %w: %w", bulkhead.Unavailable, err)
 	}
-	s := &SQLite{path: path, wake: make(chan struct{})}
+	s := &SQLite{path: path, ledger: newLedger()}
+	s.keys = newTokens(s)
 	if s.write, err = sql.Open("sqlite", dsn(abs, "immediate")); err != nil {
 		return nil, s.failed(ctx, "open", err)
 	}
@@ -142,90 +141,34 @@ func (s *SQLite) migrateOnce(ctx context.Context, dir fs.FS) error {
 
 // failed turns a database error into one that says what was tried.
 func (s *SQLite) failed(ctx context.Context, doing string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("%s in the registry %s: %w", doing, s.path, ctx.Err())
-	default:
-		return fmt.Errorf("%s in the registry %s: %w: %w", doing, s.path, bulkhead.Unavailable, err)
-	}
+	return storeFailed(ctx, doing, "the registry "+s.path, err)
 }
 
 // Head implements Store.
-func (s *SQLite) Head(ctx context.Context) (bulkhead.State, error) {
-	var state bulkhead.State
-	err := s.reading(ctx, func(tx *sql.Tx) (err error) {
-		state, err = catchUp(ctx, tx, s.newest())
+func (s *SQLite) Head(ctx context.Context) (state bulkhead.State, err error) {
+	err = s.reading(ctx, func(tx *sql.Tx) (err error) {
+		state, err = s.ledger.head(ctx, rows{tx})
 		return err
 	})
-	if err != nil {
-		return bulkhead.State{}, s.failed(ctx, "read the head", err)
-	}
-	s.remember(state)
-	return state, nil
+	return state, s.failed(ctx, "read the head", err)
 }
 
 // Watch implements Store.
 func (s *SQLite) Watch(ctx context.Context, after bulkhead.RevisionNumber) ([]bulkhead.Revision, error) {
-	poll := time.NewTicker(pollInterval)
-	defer poll.Stop()
-	for {
-		wake := s.waker() // before the look, so that no commit falls between
-		head, err := headNumber(ctx, s.read)
-		if err != nil {
-			return nil, s.failed(ctx, "watch", err)
-		}
-		if after > head {
-			return nil, noPath(after, head)
-		}
-		if after < head {
-			revisions, err := readRevisions(ctx, s.read, after+1, head, watchLimit)
-			if err != nil {
-				return nil, s.failed(ctx, "watch", err)
-			}
-			if len(revisions) == 0 || revisions[0].Parent != after {
-				return nil, noPath(after, head)
-			}
-			return revisions, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, s.failed(ctx, "watch", ctx.Err())
-		case <-wake:
-		case <-poll.C:
-		}
-	}
+	revisions, err := s.ledger.watch(ctx, rows{s.read}, after, pollInterval)
+	return revisions, s.failed(ctx, "watch", err)
 }
 
-// Log returns the revisions from the given one on, oldest first: at most
-// limit of them, and at most 1024.
+// Log implements History.
 func (s *SQLite) Log(ctx context.Context, from bulkhead.RevisionNumber, limit int) ([]bulkhead.Revision, error) {
-	head, err := headNumber(ctx, s.read)
-	if err != nil {
-		return nil, s.failed(ctx, "read revisions", err)
-	}
-	revisions, err := readRevisions(ctx, s.read, from, head, min(limit, logLimit))
+	revisions, err := readLog(ctx, rows{s.read}, from, limit)
 	return revisions, s.failed(ctx, "read revisions", err)
 }
 
-// State returns the state at a revision by replaying all before it. It
-// returns bulkhead.NotFound when there is no such revision.
+// State implements History.
 func (s *SQLite) State(ctx context.Context, number bulkhead.RevisionNumber) (bulkhead.State, error) {
-	var state bulkhead.State
-	for state.Revision < number {
-		revisions, err := readRevisions(ctx, s.read, state.Revision+1, number, watchLimit)
-		if err != nil {
-			return bulkhead.State{}, s.failed(ctx, "replay revisions", err)
-		}
-		if len(revisions) == 0 || revisions[0].Parent != state.Revision {
-			return bulkhead.State{}, fmt.Errorf("revision %d in the registry %s: %w", number, s.path, bulkhead.NotFound)
-		}
-		for i := range revisions {
-			state = state.Apply(&revisions[i].Change)
-		}
-	}
-	return state, nil
+	state, err := replay(ctx, rows{s.read}, number)
+	return state, s.failed(ctx, "replay revisions", err)
 }
 
 // reading runs f in one transaction, which sees one state of the file.
@@ -236,31 +179,4 @@ func (s *SQLite) reading(ctx context.Context, f func(*sql.Tx) error) error {
 	}
 	defer func() { _ = tx.Rollback() }() // it has written nothing
 	return f(tx)
-}
-
-func (s *SQLite) newest() bulkhead.State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cached
-}
-
-func (s *SQLite) remember(state bulkhead.State) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if state.Revision > s.cached.Revision {
-		s.cached = state
-	}
-}
-
-func (s *SQLite) waker() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.wake
-}
-
-func (s *SQLite) wakeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	close(s.wake)
-	s.wake = make(chan struct{})
 }

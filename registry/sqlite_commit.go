@@ -5,77 +5,50 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 )
 
-// Commit implements Store. Its cost grows with the size of the change and, by
-// the validation of the whole state, slowly with the size of the state.
+// Commit implements Store.
 func (s *SQLite) Commit(ctx context.Context, base bulkhead.RevisionNumber, r bulkhead.Revision) (bulkhead.Revision, error) {
-	if err := checkRevision(&r); err != nil {
-		return bulkhead.Revision{}, err
-	}
-	text, err := json.Marshal(&r.Change)
-	if err != nil {
-		return bulkhead.Revision{}, fmt.Errorf("encode the change: %w: %w", bulkhead.Invalid, err)
-	}
-	// What is validated and kept in memory is what was written, and shares
-	// nothing with the caller's change.
-	var change bulkhead.Change
-	if err := decode(text, &change); err != nil {
-		return bulkhead.Revision{}, fmt.Errorf("encode the change: %w: %w", bulkhead.Invalid, err)
-	}
-	next, err := s.commit(ctx, base, &r, &change, text)
+	text, change, err := checkRevision(&r)
 	if err != nil {
 		return bulkhead.Revision{}, err
 	}
-	s.remember(next)
-	s.wakeAll()
+	if err := s.ledger.begin(ctx); err != nil {
+		return bulkhead.Revision{}, s.failed(ctx, "begin a commit", err)
+	}
+	defer s.ledger.done()
+	if err := s.commit(ctx, base, &r, change, text); err != nil {
+		return bulkhead.Revision{}, s.failed(ctx, "commit", err)
+	}
+	s.ledger.committed(&r, change)
 	return r, nil
 }
 
 // commit checks and writes in one transaction that holds the write lock from
 // its beginning, so that no other process can commit in between.
-func (s *SQLite) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bulkhead.Revision, change *bulkhead.Change, text []byte) (next bulkhead.State, err error) {
+func (s *SQLite) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bulkhead.Revision, change *bulkhead.Change, text []byte) (err error) {
 	tx, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
-		return next, s.failed(ctx, "begin a commit", err)
+		return err
 	}
 	defer func() {
 		if err != nil {
 			_ = tx.Rollback() // the first error tells more
 		}
 	}()
-	head, err := headNumber(ctx, tx)
-	if err != nil {
-		return next, s.failed(ctx, "begin a commit", err)
+	if _, err := s.ledger.prepare(ctx, rows{tx}, base, change); err != nil {
+		return err
 	}
-	if head != base {
-		return next, staleBase(base, head)
-	}
-	state, err := catchUp(ctx, tx, s.newest())
-	if err != nil {
-		return next, s.failed(ctx, "begin a commit", err)
-	}
-	s.remember(state)
-	next = state.Apply(change)
-	if err := checkState(next); err != nil {
-		return next, err
-	}
-	r.Number, r.Parent = next.Revision, base
-	r.Time = time.Now().UTC().Truncate(time.Microsecond)
+	r.Number, r.Parent, r.Time = base+1, base, now()
 	if err := writeRevision(ctx, tx, r, text); err != nil {
-		return next, s.failed(ctx, "write the revision", err)
+		return err
 	}
 	if err := writeObjects(ctx, tx, r.Number, change); err != nil {
-		return next, s.failed(ctx, "write the objects", err)
+		return err
 	}
-	if err := tx.Commit(); err != nil {
-		return next, s.failed(ctx, "commit", err)
-	}
-	return next, nil
+	return tx.Commit()
 }
 
 func writeRevision(ctx context.Context, tx *sql.Tx, r *bulkhead.Revision, change []byte) error {

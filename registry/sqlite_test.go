@@ -1,24 +1,17 @@
 package registry
 
 import (
-	"bufio"
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/bulkhead-voip/bulkhead"
 )
-
-var _ Store = (*SQLite)(nil)
 
 func TestSQLite(t *testing.T) {
 	testStore(t, func(t *testing.T) func(*testing.T) Store {
@@ -158,125 +151,6 @@ func TestSQLiteFarBehind(t *testing.T) {
 	same(t, "far behind", head(t, b), head(t, a))
 }
 
-const committerEnv = "BULKHEAD_TEST_COMMITTER"
-
-// commitForever commits until it is killed, and says which revisions were
-// acknowledged. Each one changes several objects, among them the cell, whose
-// limit is 100 more than the revision's number.
-func commitForever(path string) int {
-	ctx := context.Background()
-	s, err := OpenSQLite(ctx, path)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	for {
-		state, err := s.Head(ctx)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		n := int(state.Revision) + 1
-		c := bulkhead.Change{Cells: []bulkhead.Cell{{ID: "cell1", MaxTenants: 100 + n}}}
-		for i := range 8 {
-			t := tenant(i)
-			t.Name = fmt.Sprint(n)
-			c.Tenants = append(c.Tenants, t)
-		}
-		if n%2 == 0 {
-			c.Delete.Tenants = []bulkhead.TenantID{"t00007"}
-		}
-		r, err := s.Commit(ctx, state.Revision, bulkhead.Revision{Author: "child", Change: c})
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		fmt.Println(r.Number)
-	}
-}
-
-func TestSQLiteKilled(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "registry.db")
-	watching := openSQLite(t, path)
-	change := frame()
-	change.Cells[0].MaxTenants = 101
-	commit(t, watching, 0, change)
-	acknowledged := bulkhead.RevisionNumber(1)
-	for round := range 20 {
-		acknowledged = killCommitter(t, path, 1+rand.IntN(12), acknowledged)
-		s, err := OpenSQLite(t.Context(), path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := head(t, s)
-		// One more may be durable whose acknowledgement died with the child.
-		if got.Revision < acknowledged || got.Revision > acknowledged+1 {
-			t.Fatalf("round %d: revision %d was acknowledged and the head is %d", round, acknowledged, got.Revision)
-		}
-		acknowledged = got.Revision
-		whole(t, got)
-		replayed, err := s.State(t.Context(), got.Revision)
-		if err != nil {
-			t.Fatal(err)
-		}
-		same(t, "objects and revisions", got, replayed)
-		same(t, "the handle that was open all the time", head(t, watching), got)
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// whole fails if only a part of the last revision is there.
-func whole(t *testing.T, s bulkhead.State) {
-	t.Helper()
-	n := int(s.Revision)
-	if got := s.Cells["cell1"].MaxTenants - 100; got != n {
-		t.Fatalf("revision %d with the cell of revision %d", n, got)
-	}
-	if n > 1 && len(s.Tenants) != 8-(n+1)%2 {
-		t.Fatalf("revision %d with %d tenants", n, len(s.Tenants))
-	}
-	for id, tn := range s.Tenants {
-		if tn.Name != fmt.Sprint(n) {
-			t.Fatalf("revision %d with tenant %s of revision %s", n, id, tn.Name)
-		}
-	}
-}
-
-// killCommitter runs a child that commits, kills it once it has acknowledged
-// so many revisions, and returns the last one acknowledged.
-func killCommitter(t *testing.T, path string, commits int, last bulkhead.RevisionNumber) bulkhead.RevisionNumber {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), committerEnv+"="+path)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	for i := 0; lines.Scan(); i++ {
-		n, err := strconv.ParseUint(lines.Text(), 10, 64)
-		if err != nil {
-			t.Fatalf("the child said %q", lines.Text())
-		}
-		last = bulkhead.RevisionNumber(n)
-		if i+1 == commits {
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
-		t.Fatalf("the child ended by itself: %v", err)
-	}
-	return last
-}
-
 // TestSQLiteManyTenants: a commit of one tenant among many reads no object back.
 func TestSQLiteManyTenants(t *testing.T) {
 	if testing.Short() {
@@ -293,15 +167,15 @@ func TestSQLiteManyTenants(t *testing.T) {
 	}
 }
 
-func BenchmarkSQLiteCommitOneOf10000(b *testing.B) {
+func benchmarkSQLiteCommit(b *testing.B, tenants int) {
 	s, err := OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "registry.db"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	r, err := s.Commit(b.Context(), 0, bulkhead.Revision{Author: "b", Change: example(10000)})
+	r, err := s.Commit(b.Context(), 0, bulkhead.Revision{Author: "b", Change: example(tenants)})
 	for i := 0; b.Loop() && err == nil; i++ {
-		changed := tenant(i % 10000)
+		changed := tenant(i % tenants)
 		changed.Name = fmt.Sprint(i)
 		r, err = s.Commit(b.Context(), r.Number, bulkhead.Revision{Author: "b", Change: bulkhead.Change{Tenants: []bulkhead.Tenant{changed}}})
 	}
@@ -309,3 +183,6 @@ func BenchmarkSQLiteCommitOneOf10000(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+func BenchmarkSQLiteCommitOneOf1000(b *testing.B)  { benchmarkSQLiteCommit(b, 1000) }
+func BenchmarkSQLiteCommitOneOf60000(b *testing.B) { benchmarkSQLiteCommit(b, 60000) }

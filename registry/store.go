@@ -2,8 +2,12 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -46,39 +50,127 @@ const (
 	MaxMessage = 4096
 )
 
-// checkRevision checks what a committer wrote, apart from the change's content.
-func checkRevision(r *bulkhead.Revision) error {
-	text := func(field, s string, limit int) error {
-		if len(s) > limit || !utf8.ValidString(s) {
-			return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: fmt.Sprintf("is not UTF-8 text of at most %d bytes", limit)}
-		}
-		return nil
+const (
+	// maxChangeErrors is how many errors of one change are named, and
+	// maxErrorText how long each is.
+	maxChangeErrors = 100
+	maxErrorText    = 500
+)
+
+// History is what a Store keeps besides its head.
+type History interface {
+	// Log returns the revisions from the given one on, oldest first: at most
+	// limit of them, at most 1024, and fewer when they are large.
+	Log(ctx context.Context, from bulkhead.RevisionNumber, limit int) ([]bulkhead.Revision, error)
+
+	// State returns the state at a revision by replaying all before it. It
+	// returns bulkhead.NotFound when there is no such revision.
+	State(ctx context.Context, number bulkhead.RevisionNumber) (bulkhead.State, error)
+}
+
+// checkRevision checks what a committer wrote, apart from the change's
+// content. It returns the change as it is to be stored, and that read back:
+// what is validated and kept in memory is what was written, and shares
+// nothing with the caller's change.
+func checkRevision(r *bulkhead.Revision) ([]byte, *bulkhead.Change, error) {
+	errs := []error{
+		checkText("author", r.Author, MaxAuthor, ""),
+		checkText("message", r.Message, MaxMessage, "\n\t"),
 	}
-	errs := []error{text("author", r.Author, MaxAuthor), text("message", r.Message, MaxMessage)}
 	if r.Author == "" {
 		errs = append(errs, &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: "author", Msg: "is missing: say who makes the revision"})
 	}
 	if r.Change.IsZero() {
 		errs = append(errs, &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: "change", Msg: "is empty: there is nothing to commit"})
 	}
-	return errors.Join(errs...)
+	d := &r.Change.Delete
+	errs = append(errs, checkDeleted("cells", d.Cells), checkDeleted("pools", d.Pools), checkDeleted("nodes", d.Nodes), checkDeleted("sbcs", d.SBCs), checkDeleted("tenants", d.Tenants))
+	if err := errors.Join(errs...); err != nil {
+		return nil, nil, err
+	}
+	text, err := json.Marshal(&r.Change)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode the change: %w: %w", bulkhead.Invalid, err)
+	}
+	var change bulkhead.Change
+	if err := decode(text, &change); err != nil {
+		return nil, nil, fmt.Errorf("encode the change: %w: %w", bulkhead.Invalid, err)
+	}
+	return text, &change, nil
 }
 
-// checkState validates a state that is about to be committed. Every error
-// becomes bulkhead.Invalid, also that of two owners: bulkhead.Conflict would
-// make the caller try again on a new base, which cannot help.
-func checkState(s bulkhead.State) error {
-	err := s.Validate()
+// checkDeleted refuses what can be no id: it would stay in the log for ever.
+func checkDeleted[K ~string](kind string, ids []K) error {
+	for i, id := range ids {
+		if (&bulkhead.Cell{ID: bulkhead.CellID(id)}).Validate() != nil {
+			return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: fmt.Sprintf("delete.%s[%d]", kind, i), Msg: fmt.Sprintf("%.40q is not an id", id)}
+		}
+	}
+	return nil
+}
+
+// checkText holds free text to UTF-8 without characters that change how the
+// rest is shown, but for those allowed.
+func checkText(field, s string, limit int, allowed string) error {
+	if len(s) > limit || !utf8.ValidString(s) {
+		return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: fmt.Sprintf("is not UTF-8 text of at most %d bytes", limit)}
+	}
+	for _, r := range s {
+		hidden := unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
+		if hidden && !strings.ContainsRune(allowed, r) {
+			return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: fmt.Sprintf("holds the character %U, which hides or reorders others: leave it out", r)}
+		}
+	}
+	return nil
+}
+
+// checkChange turns what is wrong with a change into what Commit returns.
+// Every error becomes bulkhead.Invalid, also that of two owners:
+// bulkhead.Conflict would make the caller try again on a new base, which
+// cannot help.
+func checkChange(err error) error {
 	if err == nil {
 		return nil
 	}
 	var errs []error
-	for _, fe := range bulkhead.FieldErrors(err) {
+	all := bulkhead.FieldErrors(err)
+	for _, fe := range all[:min(len(all), maxChangeErrors)] {
 		c := *fe
 		c.Kind = bulkhead.Invalid
+		c.Field, c.Msg = shortened(c.Field), shortened(c.Msg) // they may quote what was sent
 		errs = append(errs, &c)
 	}
+	if more := len(all) - len(errs); more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more: %w", more, bulkhead.Invalid))
+	}
 	return fmt.Errorf("the change leads to an invalid state: %w", errors.Join(errs...))
+}
+
+func shortened(s string) string {
+	if len(s) <= maxErrorText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxErrorText], "") + "..."
+}
+
+// now is the time to the microsecond, which is what stores keep.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// storeFailed says what was tried on which store. An error that has no kind
+// yet becomes bulkhead.Unavailable.
+func storeFailed(ctx context.Context, doing, store string, err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, k := range []bulkhead.Kind{bulkhead.Invalid, bulkhead.NotFound, bulkhead.Conflict, bulkhead.Denied} {
+		if errors.Is(err, k) {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s in %s: %w", doing, store, ctx.Err())
+	}
+	return fmt.Errorf("%s in %s: %w: %w", doing, store, bulkhead.Unavailable, err)
 }
 
 func staleBase(base, head bulkhead.RevisionNumber) error {

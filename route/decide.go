@@ -10,7 +10,7 @@ import (
 // least one action: what nobody owns is rejected.
 func Decide(x *Snapshot, c Call) Plan {
 	p := Plan{Revision: x.Revision(), SBC: c.SBC}
-	sbc := x.state.SBCs[c.SBC]
+	sbc := x.SBC(c.SBC)
 	if sbc == nil {
 		return p.reject(UnknownSBC)
 	}
@@ -32,21 +32,21 @@ func (p Plan) reject(r Reject) Plan {
 // locate finds the tenant that a call belongs to, as the SBC does.
 func (x *Snapshot) locate(cell bulkhead.CellID, c Call) (*home, *Reject) {
 	if c.Tenant != "" {
-		if h := x.tenants[c.Tenant].in(cell); h != nil {
+		if h := x.home(c.Tenant).in(cell); h != nil {
 			return h, nil
 		}
 		return nil, &UnknownTenant
 	}
 	domain := strings.ToLower(c.Domain)
 	if _, ok := x.self[selfKey{cell, domain}]; ok {
-		number := x.numbers[digits(c.Number)].home.in(cell)
+		number := x.number(digits(c.Number)).in(cell)
 		source := x.sources.lookup(c.Source).in(cell)
 		if source == nil || (number != nil && number != source) {
 			return nil, &UnlistedSource
 		}
 		return source, nil
 	}
-	owner := x.domains[domain].in(cell)
+	owner := x.domain(domain).in(cell)
 	switch {
 	case owner == nil:
 		return nil, &UnknownDomain
@@ -58,22 +58,13 @@ func (x *Snapshot) locate(cell bulkhead.CellID, c Call) (*home, *Reject) {
 	return nil, &UnlistedSource
 }
 
-// in returns the tenant if it lives in the cell, else nil; of nil it is nil.
-func (h *home) in(cell bulkhead.CellID) *home {
-	if h == nil || h.tenant.Cell != cell {
-		return nil
-	}
-	return h
-}
-
 // target finds what a number means inside a tenant: a user's extension, a
 // number of the tenant's own, or, for a caller who proved to be a user,
 // anything that a trunk takes. A call from a source network alone may not go
 // out again: a carrier's stray number must not become a paid call.
 func (x *Snapshot) target(h *home, sbc *bulkhead.SBC, c Call) Action {
-	t := h.tenant
 	user := func(extension string) Action {
-		return DialUser{Extension: extension, Realm: t.Realm(), SBC: sbc.SIP}
+		return DialUser{Extension: extension, Realm: h.realm, SBC: sbc.SIP}
 	}
 	if h.user(c.Number) != nil {
 		return user(c.Number)
@@ -82,7 +73,7 @@ func (x *Snapshot) target(h *home, sbc *bulkhead.SBC, c Call) Action {
 	if number == "" {
 		return UnknownNumber
 	}
-	if n, ok := x.numbers[number]; ok && n.home == h {
+	if n := x.numbers.find(number); n != nil && n.home == h {
 		return user(n.user)
 	}
 	caller := h.user(c.User)
@@ -90,8 +81,8 @@ func (x *Snapshot) target(h *home, sbc *bulkhead.SBC, c Call) Action {
 		return UnknownNumber
 	}
 	var best *bulkhead.Trunk
-	for i := range t.Trunks {
-		if k := &t.Trunks[i]; strings.HasPrefix(number, k.Prefix) && (best == nil || len(k.Prefix) > len(best.Prefix)) {
+	for i := range h.tenant.Trunks {
+		if k := &h.tenant.Trunks[i]; strings.HasPrefix(number, k.Prefix) && (best == nil || len(k.Prefix) > len(best.Prefix)) {
 			best = k
 		}
 	}

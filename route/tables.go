@@ -58,7 +58,7 @@ type Target struct {
 // for an SBC that is not in the snapshot and bulkhead.Conflict when two sets
 // hash to one id.
 func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
-	sbc := x.state.SBCs[id]
+	sbc := x.SBC(id)
 	if sbc == nil {
 		return Tables{}, fmt.Errorf("tables for SBC %q: %w", id, bulkhead.NotFound)
 	}
@@ -70,10 +70,11 @@ func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 		}
 	}
 	owner := map[netip.Prefix]bulkhead.TenantID{}
-	for tid, h := range x.tenants {
-		if h.tenant.Cell != sbc.Cell {
+	for _, h := range x.tenants.all() {
+		if h.in(sbc.Cell) == nil {
 			continue
 		}
+		tid := h.tenant.ID
 		backup, algorithm := x.backup(h)
 		add("t:"+string(tid), fmt.Sprintf("%d|%d|%s|%s|%d|%d", h.set, h.pool.algorithm(), h.pool.ID, h.tenant.Realm(), backup, algorithm))
 		for _, d := range h.tenant.Domains {

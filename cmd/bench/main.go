@@ -65,6 +65,9 @@ type benchmark struct {
 var all = []benchmark{
 	{"route_decide", routeDecide},
 	{"xml_dialplan", xmlDialplan},
+	{"apply_one", applyOne},
+	{"cold_start", coldStart},
+	{"lookup_source", lookupSource},
 	{"esl_decode", eslDecode},
 	{"ack", ack},
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 )
@@ -167,4 +168,40 @@ func TestServicesNameWhatIsMissing(t *testing.T) {
 	} else {
 		t.Fatal(err)
 	}
+}
+
+// TestAdminAPIChangesTheRegistry: the API is beside the rooms' own routes, and
+// what it commits is in force.
+func TestAdminAPIChangesTheRegistry(t *testing.T) {
+	p := serviceUnderTest(t, func(p *parts, g *group) error {
+		if _, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore}); err != nil {
+			return err
+		}
+		_, err := startConfigsvc(p, g, "127.0.0.1:0")
+		return err
+	})
+	token, err := p.data.secret(adminToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bearer := func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+	url := "http://" + p.addr.String()
+	for path, want := range map[string]int{"/v1/tenants/acme": 200, "/v1/tenants/nobody": 404, "/v1/revisions": 200, "/v1/cdrs": 200, "/v1/nothing": 404} {
+		if got := status(t, http.MethodGet, url+path, bearer); got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
+		if got := status(t, http.MethodGet, url+path, func(*http.Request) {}); path != "/v1/nothing" && got != 401 {
+			t.Errorf("%s without a token: %d, want 401", path, got)
+		}
+	}
+	before := p.live.Load().Revision()
+	if got := status(t, http.MethodDelete, url+"/v1/tenants/acme", bearer); got/100 != 2 {
+		t.Fatalf("delete: %d", got)
+	}
+	eventually(t, 10*time.Second, "the deletion is in force", func() string {
+		if x := p.live.Load(); x.Revision() == before || x.Tenant("acme") != nil {
+			return "not yet"
+		}
+		return ""
+	})
 }

@@ -116,10 +116,7 @@ func (c *exportCmd) Run(ctx context.Context, a *app) error {
 
 // readHead reads the registry of a data folder, and makes none.
 func readHead(ctx context.Context, data dataDir) (bulkhead.State, error) {
-	if _, err := os.Stat(data.registry()); err != nil {
-		return bulkhead.State{}, fmt.Errorf("there is no registry in %s: %w; name its folder with --data, or make one with bulkhead apply", data, bulkhead.NotFound)
-	}
-	store, err := registry.OpenSQLite(ctx, data.registry())
+	store, err := openRegistry(ctx, data)
 	if err != nil {
 		return bulkhead.State{}, err
 	}

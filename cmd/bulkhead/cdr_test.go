@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ func cdrStores(t *testing.T, test func(t *testing.T, store cdrpipe.Warehouse, wh
 	t.Run("clickhouse", func(t *testing.T) {
 		server := testenv.ClickHouse(t)
 		f := warehouseFlags{Warehouse: "clickhouse://" + server.Native + "/cdrs"}
-		s, err := f.open(t.Context(), dataDir(t.TempDir()))
+		s, err := f.open(t.Context(), dataDir(t.TempDir()), slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -46,7 +48,7 @@ type warehouse interface {
 }
 
 // open opens the store of who writes to it.
-func (f *warehouseFlags) open(ctx context.Context, data dataDir) (warehouse, error) {
+func (f *warehouseFlags) open(ctx context.Context, data dataDir, log *slog.Logger) (warehouse, error) {
 	if f.Warehouse == sqliteStore {
 		return cdrpipe.OpenSQLite(ctx, data.cdrs())
 	}
@@ -54,7 +56,33 @@ func (f *warehouseFlags) open(ctx context.Context, data dataDir) (warehouse, err
 	if err != nil {
 		return nil, err
 	}
-	return cdrpipe.OpenClickHouse(ctx, cfg)
+	return openClickHouse(ctx, cfg, log)
+}
+
+// clickHouseRetry is the pause before a ClickHouse that is away is tried again.
+const clickHouseRetry = time.Second
+
+// openClickHouse waits for a ClickHouse that is away: it may be started later
+// than we are, and nobody has to start us again.
+func openClickHouse(ctx context.Context, cfg cdrpipe.ClickHouseConfig, log *slog.Logger) (warehouse, error) {
+	for said := ""; ; {
+		w, err := cdrpipe.OpenClickHouse(ctx, cfg)
+		if err == nil {
+			return w, nil
+		}
+		if !errors.Is(err, bulkhead.Unavailable) || ctx.Err() != nil {
+			return nil, err
+		}
+		if err.Error() != said {
+			said = err.Error()
+			log.Warn("waiting for the warehouse", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(clickHouseRetry):
+		}
+	}
 }
 
 // ask opens the store of who only asks: nothing is made that is not there.
@@ -98,21 +126,20 @@ const (
 	clickHouseInterval = time.Second
 )
 
-// startCdrpipe moves records from the spool to the store.
+// startCdrpipe moves records from the spool, or from Redis, to the store.
 func startCdrpipe(p *parts, g *group, f *warehouseFlags) (cdrpipe.Warehouse, error) {
 	log := p.log.With("service", "cdrpipe")
-	store, err := f.open(g.ctx, p.data)
+	store, err := f.open(g.ctx, p.data, log)
 	if err != nil {
 		return nil, err
 	}
 	g.onClose("CDR store", store.Close)
-	reader, err := spool.OpenReader(p.data.spool(), spoolReader, spool.ReaderOptions{Logger: log, Registerer: p.reg})
+	in, err := openStream(p, g, log)
 	if err != nil {
 		return nil, err
 	}
-	g.onClose("spool reader", reader.Close)
 	cfg := cdrpipe.DefaultConfig()
-	cfg.Stream, cfg.Warehouse, cfg.Logger, cfg.Registerer = spoolStream{reader}, store, log, p.reg
+	cfg.Stream, cfg.Warehouse, cfg.Logger, cfg.Registerer = in, store, log, p.reg
 	if _, remote := store.(*cdrpipe.ClickHouse); remote {
 		cfg.BatchSize, cfg.Interval = clickHouseBatch, clickHouseInterval
 	}

@@ -34,6 +34,7 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 type eventbridgeCmd struct {
 	serviceFlags `embed:""`
 	bridgeFlags  `embed:""`
+	forwardFlags `embed:""`
 
 	Nodes  string `help:"Hear the nodes of this file instead of a registry's: records of any PBX, with nothing else of Bulkhead in place." type:"path" placeholder:"FILE.yaml"`
 	Cell   string `help:"The cell whose nodes to hear; may be left out where there is one." placeholder:"ID"`
@@ -53,8 +54,10 @@ func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 	}
 	return c.serve(ctx, a, "127.0.0.1:8082", func(p *parts, g *group) error {
 		if file != nil {
-			_, err := startEventsOnly(p, g, file, c.Listen, c.Raw)
-			return err
+			if _, err := startEventsOnly(p, g, file, c.Listen, c.Raw); err != nil {
+				return err
+			}
+			return startForwarder(p, g, file.cell, &c.forwardFlags)
 		}
 		if err := p.follow(g); err != nil {
 			return err
@@ -63,8 +66,10 @@ func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		_, err = startEventbridge(p, g, cell, c.Listen, c.bridgeFlags)
-		return err
+		if _, err = startEventbridge(p, g, cell, c.Listen, c.bridgeFlags); err != nil {
+			return err
+		}
+		return startForwarder(p, g, cell, &c.forwardFlags)
 	})
 }
 
@@ -82,11 +87,23 @@ func cellOf(s bulkhead.State, want bulkhead.CellID) (bulkhead.CellID, error) {
 
 type cdrpipeCmd struct {
 	serviceFlags   `embed:""`
+	redisFlags     `embed:""`
 	warehouseFlags `embed:""`
+
+	Cell string `help:"With --redis: the cell whose records to move; may be left out where the data folder's registry has one." placeholder:"ID"`
 }
 
 func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
 	return c.serve(ctx, a, "127.0.0.1:8083", func(p *parts, g *group) error {
+		if c.Redis != "" {
+			cell, err := cellOfStream(ctx, p.data, bulkhead.CellID(c.Cell))
+			if err != nil {
+				return err
+			}
+			if err := c.connect(p, g, cell); err != nil {
+				return err
+			}
+		}
 		_, err := startCdrpipe(p, g, &c.warehouseFlags)
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,7 +28,7 @@ const generatorEnv = "BULKHEAD_TEST_GENERATOR"
 type generatorConfig struct {
 	Nodes    map[string]string // event socket address by node id
 	Password string
-	CDRURL   string // of the bridge's receiver for mod_json_cdr
+	CDRURL   string // of the bridge's receiver for mod_json_cdr; NODE stands for the node's id
 	ErrDir   string // mod_json_cdr's err-log-dir, one folder below it a node
 	Ledger   string // a JSON object a line: each leg when it has ended
 	Legs     int
@@ -123,7 +124,7 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 		n, err := freeswitchtest.New(freeswitchtest.Config{
 			ID: id, ESLListen: esl, ESLPassword: cfg.Password, MaxSessions: 100_000, MaxSessionsPerSecond: 100_000,
 			Heartbeat: 2 * time.Second, Logger: slog.New(slog.DiscardHandler),
-			CDR: freeswitchtest.CDRConfig{URLs: []string{cfg.CDRURL}, Retries: 1, Delay: 200 * time.Millisecond, Timeout: 2 * time.Second, ErrLogDir: dir},
+			CDR: freeswitchtest.CDRConfig{URLs: []string{strings.Replace(cfg.CDRURL, "NODE", id, 1)}, Retries: 1, Delay: 200 * time.Millisecond, Timeout: 2 * time.Second, ErrLogDir: dir},
 		})
 		if err != nil {
 			stop()

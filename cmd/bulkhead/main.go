@@ -34,6 +34,13 @@ type cli struct {
 	Apply       applyCmd       `cmd:"" help:"Put the objects of a YAML file into the registry, as one revision."`
 	Export      exportCmd      `cmd:"" help:"Write the registry as YAML."`
 	Cdr         cdrCmd         `cmd:"" help:"Search, follow and export call records; KPIs."`
+	Spool       spoolCmd       `cmd:"" help:"Look into a spool, also while it is in use."`
+	Log         logCmd         `cmd:"" help:"List the revisions of the registry, newest first."`
+	Show        showCmd        `cmd:"" help:"Show what one revision changed."`
+	Diff        diffCmd        `cmd:"" help:"Show what leads from one revision to another."`
+	Rollback    rollbackCmd    `cmd:"" help:"Make the state of an old revision the newest one."`
+	User        userCmd        `cmd:"" help:"Users of a tenant."`
+	Token       tokenCmd       `cmd:"" help:"Tokens of the admin API and the feed."`
 	Config      configCmd      `cmd:"" help:"Print a PBX's configuration, filled in for one node."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/configsvc"
 	"github.com/bulkhead-voip/bulkhead/registry"
 	"github.com/bulkhead-voip/bulkhead/route"
 )
@@ -45,8 +47,10 @@ type parts struct {
 	reg   *prometheus.Registry
 	live  *route.Live
 	store *registry.SQLite
-	admin *chi.Mux // behind the admin token
-	addr  net.Addr // of the admin listener
+	redis *redisStream                    // nil: records go from the spool to the store
+	admin *chi.Mux                        // behind the admin token
+	api   atomic.Pointer[configsvc.Admin] // does its own authentication; nil: not in this process
+	addr  net.Addr                        // of the admin listener
 }
 
 // openParts makes the data folder and binds the admin listener.
@@ -80,6 +84,10 @@ func (p *parts) serveAdmin(g *group, addr, token string) error {
 	r.Get("/readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, g.notReady()) })
 	r.Handle("/metrics", promhttp.HandlerFor(p.reg, promhttp.HandlerOpts{}))
 	r.Mount("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if api := p.api.Load(); api != nil && !p.admin.Match(chi.NewRouteContext(), r.Method, r.URL.Path) {
+			api.Handler().ServeHTTP(w, r)
+			return
+		}
 		got := sha256.Sum256([]byte(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")))
 		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", "Bearer")
@@ -88,7 +96,7 @@ func (p *parts) serveAdmin(g *group, addr, token string) error {
 		}
 		p.admin.ServeHTTP(w, r)
 	}))
-	srv := &http.Server{Handler: r, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := &http.Server{Handler: r, ReadTimeout: time.Minute, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	g.run(services, "admin API", func(ctx context.Context) error { return serve(ctx, srv, l) })
 	return nil
 }
@@ -159,6 +167,23 @@ func (p *parts) follow(g *group) error {
 		}
 		return nil
 	})
+	return nil
+}
+
+// serveAPI adds the API that changes the registry to the admin listener.
+func (p *parts) serveAPI() error {
+	token, err := p.data.secret(adminToken)
+	if err != nil {
+		return err
+	}
+	api, err := configsvc.NewAdmin(configsvc.AdminConfig{
+		Store: p.store, History: p.store, Tokens: p.store.Tokens(), Audit: p.store.Audit(),
+		Bootstrap: token, Logger: p.log.With("service", "admin API"), Registerer: p.reg,
+	})
+	if err != nil {
+		return err
+	}
+	p.api.Store(api)
 	return nil
 }
 

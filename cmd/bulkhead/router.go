@@ -51,7 +51,7 @@ func (r *router) Route(q siptest.Request) siptest.Verdict {
 
 // own returns the tenant of a domain if it lives in the SBC's cell.
 func (r *router) own(x *route.Snapshot, domain string) *bulkhead.Tenant {
-	t, sbc := x.TenantByDomain(domain), x.State().SBCs[r.sbc]
+	t, sbc := x.TenantByDomain(domain), x.SBC(r.sbc)
 	if t == nil || sbc == nil || t.Cell != sbc.Cell {
 		return nil
 	}

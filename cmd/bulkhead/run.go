@@ -20,6 +20,7 @@ import (
 
 type runCmd struct {
 	serviceFlags   `embed:""`
+	forwardFlags   `embed:""`
 	warehouseFlags `embed:""`
 
 	Listen    string        `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
@@ -99,6 +100,9 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	}
 	events, err := startEventbridge(p, g, sbc.Cell, c.Events, bridgeFlags{Raw: true})
 	if err != nil {
+		return err
+	}
+	if err := startForwarder(p, g, sbc.Cell, &c.forwardFlags); err != nil {
 		return err
 	}
 	store, err := startCdrpipe(p, g, &c.warehouseFlags)

@@ -45,7 +45,7 @@ func startConfigsvc(p *parts, g *group, listen string) (*configsvc.Server, error
 	}
 	g.run(services, "configsvc", s.Run)
 	g.readyWhen("configsvc", s.Ready)
-	return s, nil
+	return s, p.serveAPI()
 }
 
 // freeswitchDialect fits freeswitch.Answer to configsvc.
@@ -207,7 +207,7 @@ func (s *sources) follow(ctx context.Context, b *eventbridge.Bridge) error {
 func (s *sources) sbcAt(a netip.AddrPort) (bulkhead.SBCID, bool) {
 	x := s.parts.live.Load()
 	id, ok := x.SBCAt(a)
-	if !ok || x.State().SBCs[id].Cell != s.cell {
+	if !ok || x.SBC(id).Cell != s.cell {
 		return "", false
 	}
 	return id, true
@@ -217,7 +217,7 @@ func (s *sources) sbcAt(a netip.AddrPort) (bulkhead.SBCID, bool) {
 // before where nothing changed: its connection goes on.
 func (s *sources) sync(x *route.Snapshot, b *eventbridge.Bridge) error {
 	var want []eventbridge.Source
-	nodes := x.State().Nodes
+	nodes := x.Nodes()
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
 		n := nodes[id]
 		if n.ESL == "" || x.CellOf(id) != s.cell || (n.Kind != "" && n.Kind != bulkhead.FreeSWITCH) {

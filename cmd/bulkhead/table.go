@@ -124,9 +124,9 @@ func (b *board) collect(ctx context.Context) (lines []*tenantLine, unowned int64
 		}
 		return byTenant[t]
 	}
-	if x := b.live.Load(); len(x.State().Tenants) <= maxBoardTenants {
-		for id := range x.State().Tenants {
-			line(id).pool = x.PoolOf(id)
+	if x := b.live.Load(); x.TenantCount() <= maxBoardTenants {
+		for t := range x.Tenants() {
+			line(t.ID).pool = x.PoolOf(t.ID)
 		}
 	}
 	for _, s := range sums {

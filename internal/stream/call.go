@@ -37,7 +37,7 @@ func (f *Forwarder) call(ctx context.Context, s *redis.Script, keys []string, ar
 	}
 	a, ok := v.([]any)
 	if !ok {
-		return nil, fmt.Errorf("Redis answers %v", v)
+		return nil, fmt.Errorf("unexpected answer of Redis: %v", v)
 	}
 	return a, nil
 }

@@ -51,7 +51,7 @@ func (c *ConsumerConfig) Validate() error {
 }
 
 const (
-	readMax   = 5000                   // entries in one batch
+	readMax   = 10_000                 // entries in one batch
 	readBlock = 500 * time.Millisecond // that Redis waits for entries; the end of a context is seen so late
 )
 
@@ -110,7 +110,7 @@ func (c *Consumer) Close() error {
 	return nil
 }
 
-// Read waits until there is a record and returns up to limit, at most 5000:
+// Read waits until there is a record and returns up to limit, at most 10000:
 // first what this consumer had not acknowledged before a restart, then what
 // others have kept for too long, then new ones. After an error nothing is
 // skipped. The end of ctx is noticed within 0.5 s, or 5 s while Redis does not

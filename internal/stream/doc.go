@@ -40,6 +40,9 @@
 // has nothing left below an id whose place it has not acknowledged, a new
 // session begins. Set maxmemory-policy noeviction nevertheless.
 //
+// A Redis 7.0 whose file was cut twice may add the first half of a transaction
+// that it had dropped: some entries are then there twice, and none is missing.
+//
 // # Several consumers, and the order of acknowledgement
 //
 // Consumers of a group get different entries and acknowledge them in any

@@ -1,9 +1,12 @@
 package stream
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/bulkhead-voip/bulkhead/internal/spool"
 )
 
 func newStore() *store { return &store{seen: map[string]int{}} }
@@ -32,12 +35,15 @@ func (w *writer) feed(batches int, fault func(i int)) {
 }
 
 // TestRedisKilled kills the server ten times in mid-stream. Half of the times
-// the end of its file is cut too, as after a power cut.
+// the end of its file is cut too, as after a power cut. That takes back
+// acknowledgements too, so that the consumer must ask for its own entries.
 func TestRedisKilled(t *testing.T) {
 	r, c := rig(t)
 	w, s := newWriter(t, c, "w1"), newStore()
 	w.start()
-	read(t, c, "main", "a", 30, s, nil)
+	cfg := consumerConfig(t, c, "main", "a")
+	cfg.Claim = time.Hour
+	readAs(t, cfg, 30, s, nil)
 	w.feed(100, func(i int) {
 		if i%10 != 9 {
 			return
@@ -51,6 +57,162 @@ func TestRedisKilled(t *testing.T) {
 	})
 	w.arrived(s)
 	trimmed(t, c)
+}
+
+// TestNoHoles: whatever the end of its file a killed server loses, nothing is
+// added behind the hole: the entries of a session that are in the stream
+// follow one another without one missing.
+func TestNoHoles(t *testing.T) {
+	r, c := rig(t)
+	w := newWriter(t, c, "w1")
+	w.start()
+	w.feed(80, func(i int) {
+		if i%10 == 9 {
+			r.Kill()
+			r.Forget(rand.Int64N(30_000))
+			r.Start()
+		}
+	})
+	until(t, "all to be sent", func() string {
+		v, _ := c.HGet(t.Context(), keys(testStream).sent(), "w1").Result()
+		st, err := spool.Look(w.dir)
+		if err != nil {
+			return err.Error()
+		}
+		last := st.Segments[len(st.Segments)-1]
+		if _, at := parseSession(v); at != (spool.Position{Segment: last.Number, Offset: last.Bytes}) {
+			return at.String()
+		}
+		return ""
+	})
+	unbroken(t, c)
+	s := newStore()
+	read(t, c, "main", "a", 100, s, nil)
+	w.arrived(s)
+}
+
+// unbroken fails if an entry is missing between two of a session.
+func unbroken(t *testing.T, c *Client) {
+	t.Helper()
+	entries, err := c.XRange(t.Context(), keys(testStream).stream(), "-", "+").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]spool.Position{} // by session
+	for _, x := range entries {
+		o, err := parseOrigin(x.Values[fieldOrigin].(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at[o.session].Before(o.from) {
+			t.Fatalf("entry %s follows %v, and the one before it ended at %v", x.ID, o.from, at[o.session])
+		}
+		at[o.session] = o.to
+	}
+}
+
+// TestRefused: Redis itself refuses what would leave a hole, though the
+// forwarder saw no connection fail.
+func TestRefused(t *testing.T) {
+	_, c := rig(t)
+	w := newWriter(t, c, "w1")
+	w.cfg.Every = 10 * time.Second // it does not look meanwhile
+	w.start()
+	w.append(50)
+	key := keys(testStream)
+	length := func(want int64) {
+		t.Helper()
+		until(t, fmt.Sprint(want, " entries"), func() string {
+			if n, err := c.XLen(t.Context(), key.stream()).Result(); n != want {
+				return fmt.Sprint(n, err)
+			}
+			return ""
+		})
+	}
+	length(50)
+	entries, err := c.XRange(t.Context(), key.stream(), "-", "+").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range entries[20:] {
+		do(t, func() error { return c.XDel(t.Context(), key.stream(), x.ID).Err() })
+	}
+	o, err := parseOrigin(entries[19].Values[fieldOrigin].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, func() error { return c.HSet(t.Context(), key.sent(), "w1", o.session+" "+placeString(o.to)).Err() })
+	w.append(10)
+	length(60)
+	unbroken(t, c)
+}
+
+// TestAckForgotten: an acknowledgement that Redis took back in a crash is
+// given again, by a consumer that noticed no failure.
+func TestAckForgotten(t *testing.T) {
+	r, c := rig(t)
+	w := newWriter(t, c, "w1")
+	w.start()
+	w.append(10)
+	own := client(t, Options{Addrs: []string{r.Socket}})
+	cfg := consumerConfig(t, own, "main", "a")
+	cfg.Claim = time.Hour
+	x, err := NewConsumer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for got := 0; got < 10; {
+		b, err := x.Read(t.Context(), 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += len(b.Payloads)
+		if got < 10 {
+			continue
+		}
+		before := r.Logged()
+		if err := b.Ack(); err != nil {
+			t.Fatal(err)
+		}
+		r.Kill()
+		r.Forget(r.Logged() - before)
+	}
+	r.Start()
+	b, err := x.Read(t.Context(), 100)
+	if err != nil || len(b.Payloads) != 10 {
+		t.Fatalf("%d records came again, %v", len(b.Payloads), err)
+	}
+	if err := b.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	trimmed(t, c)
+}
+
+// TestTrimmedByHand: entries that somebody deletes before anybody read them
+// are sent again, also when nothing follows them.
+func TestTrimmedByHand(t *testing.T) {
+	for name, spoil := range map[string]func(c *Client) error{
+		"Trim":   func(c *Client) error { return c.XTrimMaxLen(t.Context(), keys(testStream).stream(), 3).Err() },
+		"Delete": func(c *Client) error { return c.Del(t.Context(), keys(testStream).stream()).Err() },
+		"Skip":   func(c *Client) error { return c.XGroupSetID(t.Context(), keys(testStream).stream(), "main", "$").Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, c := rig(t)
+			w, s := newWriter(t, c, "w1"), newStore()
+			w.start()
+			w.append(300)
+			until(t, "300 entries", func() string {
+				if n, err := c.XLen(t.Context(), keys(testStream).stream()).Result(); n < 300 {
+					return fmt.Sprint(n, err)
+				}
+				return ""
+			})
+			do(t, func() error { return spoil(c) })
+			read(t, c, "main", "a", 30, s, nil)
+			w.arrived(s)
+			trimmed(t, c)
+		})
+	}
 }
 
 // TestFlushed empties the server in mid-stream.

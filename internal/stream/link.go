@@ -35,7 +35,7 @@ type flight struct {
 
 // errMoved means that Redis is not where it was left: it lost something, or
 // somebody else uses the writer's name.
-var errMoved = errors.New("Redis does not hold what was last sent: it restarted with a loss, or another process sends under the same writer's name")
+var errMoved = errors.New("what was last sent is not what Redis holds: it restarted with a loss, or another process sends under the same writer's name")
 
 // open finds out where Redis is, and lets the source go on from there.
 func (f *Forwarder) open(ctx context.Context) error {

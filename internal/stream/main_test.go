@@ -225,7 +225,15 @@ func newConsumer(t testing.TB, c *Client, group, name string) *Consumer {
 // whether to go on without acknowledging it for now.
 func read(t testing.TB, c *Client, group, name string, limit int, s *store, drop func() bool) *reading {
 	t.Helper()
-	x := newConsumer(t, c, group, name)
+	return readAs(t, consumerConfig(t, c, group, name), limit, s, drop)
+}
+
+func readAs(t testing.TB, cfg ConsumerConfig, limit int, s *store, drop func() bool) *reading {
+	t.Helper()
+	x, err := NewConsumer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {

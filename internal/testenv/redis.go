@@ -120,18 +120,27 @@ func (r *RedisServer) signal(s syscall.Signal) {
 // server, as a power cut does with what was not synced.
 func (r *RedisServer) Forget(n int64) {
 	r.t.Helper()
-	files, err := filepath.Glob(filepath.Join(r.Dir, "appendonlydir", "*.incr.aof"))
-	if err != nil || len(files) == 0 {
-		files = []string{filepath.Join(r.Dir, "appendonly.aof")} // before Redis 7
-	}
-	file := files[len(files)-1]
-	st, err := os.Stat(file)
-	if err == nil {
-		err = os.Truncate(file, max(0, st.Size()-n))
-	}
-	if err != nil {
+	if err := os.Truncate(r.aof(), max(0, r.Logged()-n)); err != nil {
 		r.t.Fatalf("cut append-only file: %v", err)
 	}
+}
+
+// Logged returns the length of the append-only file.
+func (r *RedisServer) Logged() int64 {
+	r.t.Helper()
+	st, err := os.Stat(r.aof())
+	if err != nil {
+		r.t.Fatalf("look at append-only file: %v", err)
+	}
+	return st.Size()
+}
+
+func (r *RedisServer) aof() string {
+	files, err := filepath.Glob(filepath.Join(r.Dir, "appendonlydir", "*.incr.aof"))
+	if err != nil || len(files) == 0 {
+		return filepath.Join(r.Dir, "appendonly.aof") // before Redis 7
+	}
+	return files[len(files)-1]
 }
 
 func answersPing(socket string) bool {

@@ -1,7 +1,6 @@
 package route
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,66 +9,6 @@ import (
 
 	"github.com/bulkhead-voip/bulkhead"
 )
-
-// networks finds the longest source network that holds an address: one map
-// probe for each prefix length in use.
-type networks[T any] struct {
-	owner4 map[uint64]T // by key4: such keys hash and compare in a few nanoseconds
-	owner6 map[netip.Prefix]T
-	bits4  []int // lengths in use, longest first
-	bits6  []int
-}
-
-// key4 is a network: the address before the length.
-func key4(a uint32, bits int) uint64 {
-	return uint64(a>>(32-bits)<<(32-bits))<<8 | uint64(bits)
-}
-
-func number4(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
-}
-
-func (n *networks[T]) add(p netip.Prefix, owner T) {
-	bits := &n.bits4
-	if p.Addr().Is6() {
-		bits = &n.bits6
-		if n.owner6 == nil {
-			n.owner6 = map[netip.Prefix]T{}
-		}
-		n.owner6[p] = owner
-	} else {
-		if n.owner4 == nil {
-			n.owner4 = map[uint64]T{}
-		}
-		n.owner4[key4(number4(p.Addr()), p.Bits())] = owner
-	}
-	if i, ok := slices.BinarySearchFunc(*bits, p.Bits(), func(a, b int) int { return b - a }); !ok {
-		*bits = slices.Insert(*bits, i, p.Bits())
-	}
-}
-
-// lookup returns the owner of the longest network around a, or the zero T.
-func (n *networks[T]) lookup(a netip.Addr) (owner T) {
-	a = a.Unmap()
-	switch {
-	case a.Is4():
-		number := number4(a)
-		for _, b := range n.bits4 {
-			if t, ok := n.owner4[key4(number, b)]; ok {
-				return t
-			}
-		}
-	case a.Is6():
-		for _, b := range n.bits6 {
-			p, _ := a.Prefix(b) // no error: b is within 0 and 128
-			if t, ok := n.owner6[p]; ok {
-				return t
-			}
-		}
-	}
-	return owner
-}
 
 // The prefix lengths that an SBC probes, longest first. A network of another
 // length stands there as several rows of the next longer one; the shortest is

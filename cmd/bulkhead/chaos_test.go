@@ -1,0 +1,345 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead/cdr"
+	"github.com/bulkhead-voip/bulkhead/cdrpipe"
+	"github.com/bulkhead-voip/bulkhead/freeswitch/freeswitchtest"
+	"github.com/bulkhead-voip/bulkhead/internal/testenv"
+)
+
+// The size of a chaos run comes from the environment; make chaos sets it.
+const (
+	chaosLegs = 6000 // BULKHEAD_CHAOS_LEGS
+	chaosRate = 150  // legs a second, BULKHEAD_CHAOS_RATE
+	chaosSeed = 1    // BULKHEAD_CHAOS_SEED
+)
+
+func fromEnv(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// TestChaos runs calls through switch -> bridge -> spool -> Redis -> pipe ->
+// ClickHouse while all but the switches is killed, stopped and cut off, and
+// compares the store with the ledger of the traffic generator, a process of
+// its own: nothing lost, nothing double, no wrong duration. What the bridge
+// did not hear is reported by mod_json_cdr, posted or left in its folder.
+func TestChaos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute and more")
+	}
+	legs, rate := fromEnv(t, "BULKHEAD_CHAOS_LEGS", chaosLegs), fromEnv(t, "BULKHEAD_CHAOS_RATE", chaosRate)
+	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
+	m := newMonkey(t, seed, legs, rate)
+	for done := false; !done; {
+		select {
+		case <-m.generator.done:
+			done = true
+		default:
+			m.act()
+		}
+	}
+	m.heal()
+	truth := m.generator.ledger(t)
+	rows := m.settle(truth)
+	wrong := compare(t, truth, rows)
+	t.Logf("seed %d: %d legs, %d things done to the pipeline (%s), %d wrong", seed, len(truth), m.total(), m, wrong)
+}
+
+// monkey breaks things.
+type monkey struct {
+	t            *testing.T
+	rnd          *rand.Rand
+	redis        *testenv.RedisServer
+	clickhouse   *testenv.ClickHouseServer
+	bridge, pipe *proc
+	wires        []*wire
+	generator    *generator
+	done         map[string]int
+}
+
+func newMonkey(t *testing.T, seed uint64, legs, rate int) *monkey {
+	t.Helper()
+	m := &monkey{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), done: map[string]int{}}
+	m.redis = testenv.StartRedis(t)
+	m.clickhouse = testenv.ClickHouse(t)
+	dir := t.TempDir()
+	local := func() string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
+	listen, errDir := local(), filepath.Join(dir, "cdr-err")
+	cfg := generatorConfig{
+		Nodes: map[string]string{}, Password: "chaos-event-socket", CDRURL: "http://NODE:chaos-cdr@" + listen + "/freeswitch/cdr",
+		ErrDir: errDir, Ledger: filepath.Join(dir, "ledger"), Legs: legs, Rate: rate, Seed: seed,
+	}
+	var nodes strings.Builder
+	nodes.WriteString("cell: chaos\nnodes:\n")
+	for i := range 4 {
+		id, esl := fmt.Sprintf("fs%d", i+1), local()
+		w := newWire(t, esl)
+		m.wires = append(m.wires, w)
+		cfg.Nodes[id] = esl
+		fmt.Fprintf(&nodes, "  - id: %s\n    kind: freeswitch\n    address: %s\n    password: chaos-event-socket\n    json_cdr: {password: chaos-cdr, err_log_dir: %s, done: %s}\n",
+			id, w.addr(), filepath.Join(errDir, id), filepath.Join(errDir, id, "done"))
+		if err := os.MkdirAll(filepath.Join(errDir, id), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ch := newWire(t, m.clickhouse.Native)
+	m.wires = append(m.wires, ch)
+	file := filepath.Join(dir, "nodes.yaml")
+	if err := os.WriteFile(file, []byte(nodes.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	adminBridge, adminPipe := local(), local()
+	m.bridge = spawn(t, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", listen, "--admin", adminBridge, "--redis", "unix://"+m.redis.Socket)
+	m.pipe = spawn(t, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", adminPipe, "--redis", "unix://"+m.redis.Socket,
+		"--warehouse", "clickhouse://default@"+ch.addr()+"/chaos")
+	m.generator = startGenerator(t, cfg)
+	waitReady(t, adminBridge, 30*time.Second)
+	return m
+}
+
+// act does one thing, and waits a moment.
+func (m *monkey) act() {
+	down := time.Duration(m.rnd.IntN(1500)) * time.Millisecond
+	switch n := m.rnd.IntN(100); {
+	case n < 18:
+		m.note("kill bridge")
+		m.bridge.kill()
+		pauseFor(down)
+		m.bridge.start()
+	case n < 36:
+		m.note("kill pipe")
+		m.pipe.kill()
+		pauseFor(down)
+		m.pipe.start()
+	case n < 48:
+		m.note("kill redis")
+		m.redis.Kill()
+		pauseFor(down)
+		m.redis.Start()
+	case n < 60:
+		m.note("kill clickhouse")
+		m.clickhouse.Kill()
+		pauseFor(down)
+		if err := m.clickhouse.Start(m.t.Context()); err != nil {
+			m.t.Fatalf("start clickhouse again: %v", err)
+		}
+	case n < 68:
+		m.note("stop redis")
+		m.redis.Pause()
+		pauseFor(down)
+		m.redis.Resume()
+	case n < 76:
+		m.note("stop clickhouse")
+		_ = m.clickhouse.Signal(syscall.SIGSTOP) // it runs: act is alone
+		pauseFor(down)
+		_ = m.clickhouse.Signal(syscall.SIGCONT)
+	case n < 84:
+		m.note("stop bridge")
+		_ = m.bridge.cmd.Process.Signal(syscall.SIGSTOP)
+		pauseFor(down)
+		_ = m.bridge.cmd.Process.Signal(syscall.SIGCONT)
+	default:
+		m.note("cut connections")
+		m.wires[m.rnd.IntN(len(m.wires))].cut()
+	}
+	pauseFor(time.Duration(100+m.rnd.IntN(500)) * time.Millisecond)
+}
+
+// pauseFor is how long a fault lasts: part of the run, not a wait for something.
+func pauseFor(d time.Duration) { <-time.After(d) }
+
+func (m *monkey) note(what string) { m.done[what]++ }
+
+func (m *monkey) total() int {
+	n := 0
+	for _, k := range m.done {
+		n += k
+	}
+	return n
+}
+
+func (m *monkey) String() string { return strings.TrimPrefix(fmt.Sprint(m.done), "map") }
+
+// heal leaves everything running. act leaves nothing broken, so there is
+// nothing to do but to see that it is so.
+func (m *monkey) heal() {
+	m.t.Helper()
+	for _, p := range []*proc{m.bridge, m.pipe} {
+		select {
+		case <-p.done:
+			m.t.Errorf("%s ended by itself:\n%s", p.name, tail(p.log.String(), 20))
+		default:
+		}
+	}
+}
+
+// settle waits until every leg of the ledger is in the store, and returns
+// every record by leg.
+func (m *monkey) settle(truth map[string]freeswitchtest.SimulatedLeg) map[string][]cdrpipe.Row {
+	m.t.Helper()
+	var rows map[string][]cdrpipe.Row
+	eventually(m.t, 3*time.Minute, "records of every leg", func() string {
+		var err error
+		if rows, err = m.records(); err != nil {
+			return err.Error()
+		}
+		missing := 0
+		for leg := range truth {
+			if r := rows[leg]; len(r) == 0 || r[0].End.IsZero() {
+				missing++
+			}
+		}
+		if missing > 0 {
+			pauseFor(500 * time.Millisecond) // the store has work to do
+			return fmt.Sprintf("%d of %d legs are missing", missing, len(truth))
+		}
+		return ""
+	})
+	return rows
+}
+
+func (m *monkey) records() (map[string][]cdrpipe.Row, error) {
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	defer cancel()
+	w, err := cdrpipe.OpenClickHouse(ctx, cdrpipe.ClickHouseConfig{Addrs: []string{m.clickhouse.Native}, Database: "chaos", User: "default", ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	out := map[string][]cdrpipe.Row{}
+	var after cdrpipe.Cursor
+	for {
+		rows, err := w.Records(ctx, cdrpipe.Filter{Kind: cdr.Leg, After: after, Limit: cdrpipe.MaxLimit})
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			out[r.Leg] = append(out[r.Leg], r)
+		}
+		if len(rows) < cdrpipe.MaxLimit {
+			return out, nil
+		}
+		after = rows[len(rows)-1].Cursor()
+	}
+}
+
+// compare holds the store against the truth and returns the number of
+// differences.
+func compare(t *testing.T, truth map[string]freeswitchtest.SimulatedLeg, rows map[string][]cdrpipe.Row) (wrong int) {
+	t.Helper()
+	bad := func(format string, args ...any) {
+		if wrong++; wrong <= 10 {
+			t.Errorf(format, args...)
+		}
+	}
+	sources := map[cdr.Source]int{}
+	for leg, want := range truth {
+		got := rows[leg]
+		if len(got) != 1 {
+			bad("leg %s has %d records", leg, len(got))
+			continue
+		}
+		r := &got[0]
+		sources[r.Source]++
+		billed := time.Duration(0)
+		if want.Answered != 0 {
+			billed = time.Duration(want.Hangup-want.Answered) * time.Microsecond
+		}
+		if r.Billed() != billed || r.Start.UnixMicro() != want.Created || r.Call != want.Call || r.Cause != want.Cause {
+			bad("leg %s: billed %v, want %v; start %v, call %s, cause %s, sources %v; the ledger says %+v", leg, r.Billed(), billed, r.Start, r.Call, r.Cause, r.Sources, want)
+		}
+	}
+	for leg := range rows {
+		if _, ok := truth[leg]; !ok {
+			bad("leg %s is in the store and never was", leg)
+		}
+	}
+	t.Logf("records by source: %v", sources)
+	return wrong
+}
+
+// wire is a TCP connection that can be cut: a forwarder in front of a server.
+type wire struct {
+	to string
+	l  net.Listener
+
+	mu    sync.Mutex
+	conns []net.Conn
+	wg    sync.WaitGroup
+}
+
+func newWire(t *testing.T, to string) *wire {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{to: to, l: l}
+	w.wg.Go(w.serve)
+	t.Cleanup(func() {
+		l.Close()
+		w.cut()
+		w.wg.Wait()
+	})
+	return w
+}
+
+func (w *wire) addr() string { return w.l.Addr().String() }
+
+func (w *wire) serve() {
+	for {
+		in, err := w.l.Accept()
+		if err != nil {
+			return
+		}
+		out, err := net.DialTimeout("tcp", w.to, time.Second)
+		if err != nil {
+			in.Close()
+			continue
+		}
+		w.mu.Lock()
+		w.conns = append(w.conns, in, out)
+		w.mu.Unlock()
+		for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
+			w.wg.Go(func() {
+				_, _ = io.Copy(pair[0], pair[1]) // ends when either side does
+				pair[0].Close()
+				pair[1].Close()
+			})
+		}
+	}
+}
+
+// cut ends every connection in the middle of whatever passes.
+func (w *wire) cut() {
+	w.mu.Lock()
+	conns := w.conns
+	w.conns = nil
+	w.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+}

@@ -1,0 +1,174 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bulkhead-voip/bulkhead"
+)
+
+var (
+	_ Backed = (*SQLite)(nil)
+	_ Backed = (*Redis)(nil)
+)
+
+// filled puts a state, tokens and audit entries into a store.
+func filled(t *testing.T, s office) (secret string) {
+	t.Helper()
+	commit(t, s, 0, example(300))
+	secret, _, err := s.Tokens().Create(t.Context(), Token{Scope: ScopeAdmin, Note: "Ada's"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, gone, err := s.Tokens().Create(t.Context(), Token{Scope: ScopeTenant, Tenant: "t00001"})
+	if err == nil {
+		err = s.Tokens().Revoke(t.Context(), gone.ID)
+	}
+	for range 3 {
+		err = errors.Join(err, s.Audit().Append(t.Context(), AuditEntry{Token: gone.ID, Method: "PUT", Path: "/v1/x", Status: 200}))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret
+}
+
+func TestBackupAndRestore(t *testing.T) {
+	eachStore(t, func(t *testing.T, open func() office) {
+		from := open()
+		secret := filled(t, from)
+		var b bytes.Buffer
+		n, err := WriteBackup(t.Context(), from, &b, BackupOptions{Audit: true})
+		if err != nil || n != 1 {
+			t.Fatalf("revision %d, %v", n, err)
+		}
+		if strings.Contains(b.String(), secret) {
+			t.Error("the backup holds a token's secret")
+		}
+		backup, err := ReadBackup(bytes.NewReader(b.Bytes()))
+		if err != nil || len(backup.Tokens) != 2 || backup.Entries != 3 || backup.State.Revision != 1 {
+			t.Fatalf("%+v, %v", backup, err)
+		}
+		saved := head(t, from)
+
+		// Onto a store that went on meanwhile.
+		commit(t, from, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(400)}, Delete: bulkhead.Deletion{Tenants: []bulkhead.TenantID{"t00007"}}})
+		o := RestoreOptions{Author: "ada", Message: "restored", DryRun: true, Tokens: true}
+		seen, err := backup.Restore(t.Context(), from, o)
+		if err != nil || seen.Revision.Number != 3 || seen.Revision.Parent != 2 || len(seen.Tokens) != 0 {
+			t.Fatalf("dry run: %+v, %v", seen, err)
+		}
+		want := bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(7)}, Delete: bulkhead.Deletion{Tenants: []bulkhead.TenantID{"t00400"}}}
+		if d := cmp.Diff(want, seen.Revision.Change, prefixes); d != "" {
+			t.Errorf("the dry run shows (-want +got):\n%s", d)
+		}
+		if head(t, from).Revision != 2 {
+			t.Error("the dry run changed something")
+		}
+		o.DryRun, o.Base = false, 1
+		if _, err := backup.Restore(t.Context(), from, o); !errors.Is(err, bulkhead.Conflict) {
+			t.Errorf("onto another head than was looked at: %v", err)
+		}
+		o.Base = seen.Revision.Parent
+		if got, err := backup.Restore(t.Context(), from, o); err != nil || got.Revision.Number != 3 {
+			t.Errorf("restored %+v, %v", got, err)
+		}
+		same(t, "restored", head(t, from), saved)
+		o.Base = 0
+		if got, err := backup.Restore(t.Context(), from, o); err != nil || got.Revision.Parent != 0 || got.Revision.Number != 3 {
+			t.Errorf("restored again: %+v, %v", got, err)
+		}
+		o.Audit = true
+		if _, err := backup.Restore(t.Context(), from, o); !errors.Is(err, bulkhead.Invalid) {
+			t.Errorf("the audit log twice: %v", err)
+		}
+	})
+}
+
+// TestRestoreElsewhere: into a new store of the other kind, with tokens that work.
+func TestRestoreElsewhere(t *testing.T) {
+	a, b := office(newSQLite(t)), office(newRedisServer(t).open(t))
+	secret := filled(t, a)
+	for _, to := range []office{b, newSQLite(t)} {
+		var buf bytes.Buffer
+		if _, err := WriteBackup(t.Context(), a, &buf, BackupOptions{Audit: true}); err != nil {
+			t.Fatal(err)
+		}
+		backup, err := ReadBackup(&buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := backup.Restore(t.Context(), to, RestoreOptions{Author: "ada", Tokens: true, Audit: true})
+		if err != nil || len(got.Tokens) != 2 || got.Entries != 3 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		same(t, "elsewhere", head(t, to), head(t, a))
+		if tok, err := to.Tokens().Authenticate(t.Context(), secret); err != nil || tok.Note != "Ada's" {
+			t.Errorf("the token is %+v, %v", tok, err)
+		}
+		before, _ := a.Tokens().List(t.Context())
+		after, err := to.Tokens().List(t.Context())
+		if err != nil || !after[1].Revoked.Equal(before[1].Revoked) || after[1].Revoked.IsZero() {
+			t.Errorf("the revoked token is %+v, %v", after, err)
+		}
+		a = to
+	}
+}
+
+// TestBackupWhileRunning: a backup is one revision, whatever goes on.
+func TestBackupWhileRunning(t *testing.T) {
+	eachStore(t, func(t *testing.T, open func() office) {
+		s, writer := open(), open()
+		first(t, s)
+		ctx, cancel := context.WithCancel(t.Context())
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for n := 2; ctx.Err() == nil; n++ {
+				if _, err := writer.Commit(ctx, bulkhead.RevisionNumber(n-1), bulkhead.Revision{Author: "w", Change: nextChange(n)}); err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		for range 10 {
+			var b bytes.Buffer
+			if _, err := WriteBackup(t.Context(), open(), &b, BackupOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			backup, err := ReadBackup(&b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole(t, backup.State)
+		}
+		cancel()
+		writing.Wait()
+	})
+}
+
+func TestReadBackupInvalid(t *testing.T) {
+	s := newSQLite(t)
+	filled(t, s)
+	var b bytes.Buffer
+	if _, err := WriteBackup(t.Context(), s, &b, BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"empty":            "",
+		"no backup":        "tenants: []\n",
+		"torn":             b.String()[:b.Len()-70],
+		"changed":          strings.Replace(b.String(), "User 1001", "User 1002", 1),
+		"of a newer one":   `{"format":"bulkhead snapshot 9"}`,
+		"of something new": `{"format":"bulkhead`,
+	} {
+		if _, err := ReadBackup(strings.NewReader(text)); !errors.Is(err, bulkhead.Invalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

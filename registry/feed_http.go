@@ -1,0 +1,252 @@
+package registry
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+)
+
+const (
+	// feedWrite is how long a follower may take to read what was sent.
+	feedWrite = 10 * time.Second
+	// feedRecheck is how often a running feed's token is looked at again.
+	feedRecheck = 400 * time.Millisecond
+)
+
+// ServeHTTP serves one follower: GET with a Bearer token, and in the query
+// "after" and "line", the revision that the follower has, and "cell", to see
+// one cell only. A node's token opens its own cell, an admin's or reader's
+// everything. The answer is application/x-ndjson and does not end by itself.
+// It ends within a second after the token was revoked.
+func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", http.MethodGet)
+		f.refuse(w, http.StatusMethodNotAllowed, "the feed is read with GET")
+		return
+	}
+	secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	t, err := f.store.Tokens.Authenticate(r.Context(), secret)
+	if errors.Is(err, bulkhead.Denied) {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		f.refuse(w, http.StatusUnauthorized, "send a token: Authorization: Bearer bh_...")
+		return
+	}
+	if err != nil {
+		f.refuse(w, http.StatusServiceUnavailable, "the tokens cannot be looked at now")
+		return
+	}
+	cell, ok := feedScope(&t, bulkhead.CellID(r.URL.Query().Get("cell")))
+	if !ok {
+		f.refuse(w, http.StatusForbidden, "the token does not open this feed: use one of a node of the cell, or an admin's or reader's")
+		return
+	}
+	c, err := f.enter(cell)
+	if err != nil {
+		w.Header().Set("Retry-After", "1")
+		f.refuse(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	defer f.leave(c)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	s := newFeedStream(w, r)
+	var checking sync.WaitGroup
+	defer checking.Wait()
+	defer cancel()
+	checking.Go(func() { f.recheck(ctx, secret, func() { cancel(); s.abort() }) })
+	if err := f.serve(ctx, s, c, askedMark(r)); err != nil && ctx.Err() == nil {
+		f.log.Info("a follower of the feed is gone", "token", t.ID, "node", t.Node, "err", err)
+	}
+}
+
+// feedScope returns the cell that a token may follow; empty: all.
+func feedScope(t *Token, asked bulkhead.CellID) (bulkhead.CellID, bool) {
+	switch t.Scope {
+	case ScopeAdmin, ScopeRead:
+		return asked, true
+	case ScopeNode:
+		return t.Cell, t.Cell != "" && (asked == "" || asked == t.Cell)
+	}
+	return "", false
+}
+
+// askedMark is what the follower says that it has. What it has not said
+// right, it has not.
+func askedMark(r *http.Request) mark {
+	q := r.URL.Query()
+	n, err := strconv.ParseUint(q.Get("after"), 10, 63)
+	if err != nil || q.Get("line") == "" {
+		return mark{}
+	}
+	return mark{bulkhead.RevisionNumber(n), line(q.Get("line"))}
+}
+
+func (f *Feed) refuse(w http.ResponseWriter, status int, detail string) {
+	f.metrics.refused.Inc()
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": detail}) // it may be gone
+}
+
+// recheck calls end when the token is worth nothing any more. A store that
+// does not answer is no reason.
+func (f *Feed) recheck(ctx context.Context, secret string, end func()) {
+	tick := time.NewTicker(feedRecheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-f.ended:
+			end()
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		soon, cancel := context.WithTimeout(ctx, feedRecheck)
+		_, err := f.store.Tokens.Authenticate(soon, secret)
+		cancel()
+		if errors.Is(err, bulkhead.Denied) {
+			end()
+			return
+		}
+	}
+}
+
+// serve sends what there is, and waits, until something fails.
+func (f *Feed) serve(ctx context.Context, s *feedStream, c *feedCell, at mark) error {
+	idle := time.NewTicker(feedHeartbeat)
+	defer idle.Stop()
+	// No follower has a revision 0 without a line: it always gets a snapshot.
+	fresh := at == mark{}
+	for said := false; ; said = true {
+		lines, to, lost, wake := f.news(c, at)
+		switch {
+		case lost || fresh:
+			m, err := f.sendSnapshot(s, c)
+			if err != nil {
+				return err
+			}
+			at, fresh = m, false
+			continue
+		case len(lines) > 0:
+			if err := s.send(lines...); err != nil {
+				return err
+			}
+			at = to
+			continue
+		}
+		if said {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-wake:
+				continue
+			case <-idle.C:
+			}
+		}
+		text, err := encodeLine(feedLine{Type: lineHeartbeat, Revision: at.number})
+		if err == nil {
+			err = s.send(text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (f *Feed) sendSnapshot(s *feedStream, c *feedCell) (mark, error) {
+	f.metrics.snapshots.Inc()
+	encoded, large, err := f.snapshot(c)
+	if err != nil {
+		return mark{}, err
+	}
+	if encoded != nil {
+		return encoded.mark, s.send(encoded.lines...)
+	}
+	for text, err := range encodeSnapshot(*large) {
+		if err == nil {
+			err = s.send(text)
+		}
+		if err != nil {
+			return mark{}, err
+		}
+	}
+	return mark{large.state.Revision, large.line}, nil
+}
+
+// feedStream writes lines to one follower.
+type feedStream struct {
+	to   *http.ResponseController
+	w    http.ResponseWriter
+	gzip *gzip.Writer // nil: the follower wants none
+
+	mu      sync.Mutex
+	aborted bool
+}
+
+func newFeedStream(w http.ResponseWriter, r *http.Request) *feedStream {
+	s := &feedStream{to: http.NewResponseController(w), w: w}
+	// The server's own limits are for requests that end.
+	_ = s.to.SetReadDeadline(time.Time{}) // a server without it has none
+	h := w.Header()
+	h.Set("Content-Type", "application/x-ndjson")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no") // for a reverse proxy that would collect lines
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		s.gzip, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // the level exists
+	}
+	return s
+}
+
+// abort ends a write that is under way, and all that would follow.
+func (s *feedStream) abort() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aborted = true
+	_ = s.to.SetWriteDeadline(time.Unix(1, 0)) // long ago
+}
+
+func (s *feedStream) begin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.aborted {
+		return errors.New("the feed was ended")
+	}
+	if err := s.to.SetWriteDeadline(time.Now().Add(feedWrite)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+// send writes lines and sees that they leave.
+func (s *feedStream) send(lines ...[]byte) error {
+	for _, text := range lines {
+		if err := s.begin(); err != nil {
+			return err
+		}
+		var err error
+		if s.gzip != nil {
+			_, err = s.gzip.Write(text)
+		} else {
+			_, err = s.w.Write(text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if s.gzip != nil {
+		if err := s.gzip.Flush(); err != nil {
+			return err
+		}
+	}
+	return s.to.Flush()
+}
