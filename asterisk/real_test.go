@@ -50,8 +50,48 @@ func (e *ear) start() cdr.Event {
 	e.mu.Lock()
 	from := len(e.events)
 	e.mu.Unlock()
-	e.begin()
-	return e.wait("connected", func(evs []cdr.Event) (cdr.Event, bool) { return find(evs[from:], cdr.Connected, "") })
+	for try := range 20 { // as a bridge does
+		e.begin()
+		got := make(chan cdr.Event, 1)
+		select {
+		case err := <-e.connected(from, got):
+			e.cancel()
+			e.cancel = nil
+			e.t.Logf("Run %d: %v", try, err)
+		case ev := <-got:
+			return ev
+		case <-time.After(15 * time.Second):
+			e.t.Fatal("not connected within 15 s")
+		}
+	}
+	e.t.Fatal("Run fails again and again")
+	return cdr.Event{}
+}
+
+// connected sends the first Connected event to got; it returns where the Run's
+// error comes.
+func (e *ear) connected(from int, got chan<- cdr.Event) <-chan error {
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			e.mu.Lock()
+			ev, ok := find(e.events[from:], cdr.Connected, "")
+			change := e.change
+			e.mu.Unlock()
+			if ok {
+				got <- ev
+				return
+			}
+			select {
+			case <-change:
+			case err := <-e.done:
+				e.done <- err // for ended
+				failed <- err
+				return
+			}
+		}
+	}()
+	return failed
 }
 
 func (e *ear) begin() {

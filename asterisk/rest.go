@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -214,6 +215,15 @@ func setFilter(ctx context.Context, c caller, app string) error {
 		return err
 	}
 	_, err = c.call(ctx, http.MethodPut, "/applications/"+url.PathEscape(app)+"/eventFilter", nil, body)
+	return err
+}
+
+// checkApp asks whether the application is there; errAppGone if it is not.
+func checkApp(ctx context.Context, c caller, app string) error {
+	_, err := c.call(ctx, http.MethodGet, "/applications/"+url.PathEscape(app), nil, nil)
+	if errors.Is(err, bulkhead.NotFound) {
+		return fmt.Errorf("%w: %w", errAppGone, err)
+	}
 	return err
 }
 

@@ -21,6 +21,7 @@ const (
 	replacedHold = 10 * time.Second // before an application that another listener took is taken back
 	resolveLimit = 10 * time.Second // for the answer times of all legs that were up before us
 	relistAfter  = 5 * time.Second  // from Connected to Listed
+	checkEvery   = 10 * time.Second // that the application is still ours
 )
 
 // Source hears the call events of one Asterisk: those of ARI, to which it
@@ -83,6 +84,12 @@ func (s *Source) Node() bulkhead.NodeID { return s.cfg.Node }
 func (s *Source) Run(ctx context.Context, emit func(cdr.Event)) error {
 	return s.connection(ctx, emit, s.dial)
 }
+
+// errAppGone ends a connection whose application Asterisk has forgotten. When
+// a listener comes back at once, Asterisk may clear away after the one before
+// only then, and take the application from both: the connection stays open and
+// brings nothing any more.
+var errAppGone = fmt.Errorf("Asterisk does not know the application of this connection any more: %w", bulkhead.Unavailable)
 
 // opener makes a connection. While that takes long it may emit what AMI tells.
 type opener func(context.Context, func(cdr.Event)) (*session, error)
@@ -172,6 +179,8 @@ func (s *Source) hear(ctx context.Context, emit func(cdr.Event), open opener) er
 	s.m.connected.Set(1)
 	relist := time.NewTimer(relistAfter)
 	defer relist.Stop()
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
 	for {
 		if err := s.drain(conn, emit); err != nil {
 			return err
@@ -182,6 +191,10 @@ func (s *Source) hear(ctx context.Context, emit func(cdr.Event), open opener) er
 		case <-conn.socket.wake:
 		case <-s.ami.ready():
 			s.emitAMI(emit)
+		case <-check.C:
+			if err := checkApp(requests, conn.caller, s.cfg.ARI.App); err != nil {
+				return s.last(conn, s.reason(conn, err), emit)
+			}
 		case <-relist.C:
 			if err := s.relist(requests, conn, emit); err != nil {
 				return s.last(conn, s.reason(conn, err), emit)
@@ -217,6 +230,8 @@ func (s *Source) begin(ctx context.Context, conn *session, emit func(cdr.Event))
 	case errors.Is(err, bulkhead.Denied):
 		s.m.unfiltered.Inc()
 		s.log.Warn("the ARI user may not set an event filter (read_only=yes), so Asterisk sends every event", "error", err)
+	case errors.Is(err, bulkhead.NotFound):
+		return fmt.Errorf("%w: %w", errAppGone, err)
 	case err != nil:
 		return err
 	}

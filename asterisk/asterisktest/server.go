@@ -291,6 +291,11 @@ func (s *Server) rest(method, path string, query func(string) string, body []byt
 			return answer{200, encode(map[string]string{"value": ""})}
 		}
 		return answer{200, encode(map[string]string{"value": fmt.Sprintf("%d.%06d", c.answered.Unix(), c.answered.Nanosecond()/1000)})}
+	case method == http.MethodGet && len(parts) == 2 && parts[0] == "applications":
+		if s.apps[parts[1]] == nil {
+			return refuse(404, "Application not found")
+		}
+		return answer{200, encode(map[string]string{"name": parts[1]})}
 	case method == http.MethodPut && len(parts) == 3 && parts[0] == "applications" && parts[2] == "eventFilter":
 		app := s.apps[parts[1]]
 		if app == nil {
