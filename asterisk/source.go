@@ -89,7 +89,7 @@ func (s *Source) Run(ctx context.Context, emit func(cdr.Event)) error {
 // a listener comes back at once, Asterisk may clear away after the one before
 // only then, and take the application from both: the connection stays open and
 // brings nothing any more.
-var errAppGone = fmt.Errorf("Asterisk does not know the application of this connection any more: %w", bulkhead.Unavailable)
+var errAppGone = fmt.Errorf("the application of this connection is not known to Asterisk any more: %w", bulkhead.Unavailable)
 
 // opener makes a connection. While that takes long it may emit what AMI tells.
 type opener func(context.Context, func(cdr.Event)) (*session, error)
