@@ -141,10 +141,12 @@ func TestKillConfigsvc(t *testing.T) {
 		t.Errorf("the 503 took %v: it must come at once", took)
 	}
 	c.configsvc.start()
+	restarted := time.Now()
 	eventually(t, 10*time.Second, "answered again", func() string {
 		if p := place(from, 0, target, fmt.Sprintf("after-%d", time.Now().UnixNano()), 100*time.Millisecond); p.err != nil {
 			return p.err.Error()
 		}
 		return ""
 	})
+	t.Logf("503 after %v; answered again %v after the restart", dead.ended.Sub(dead.begun).Round(time.Millisecond), time.Since(restarted).Round(time.Millisecond))
 }
