@@ -89,7 +89,9 @@ func timeReader(ctx context.Context, bodies [][]byte) (float64, error) {
 	defer l.Close()
 	served := make(chan error, 1)
 	go func() { served <- serveEvents(l, bodies) }()
-	conn, err := freeswitch.Dial(ctx, freeswitch.Config{Addr: l.Addr().String(), Password: benchToken})
+	conn, err := freeswitch.Dial(ctx, freeswitch.Config{
+		Addr: l.Addr().String(), Password: benchToken, QueueBytes: 1 << 30, // the sender never pauses, as no switch does
+	})
 	if err != nil {
 		return 0, err
 	}
