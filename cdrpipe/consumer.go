@@ -97,7 +97,7 @@ func New(cfg Config) (*Consumer, error) {
 // Run moves entries until ctx ends, and returns nil then. A batch that is
 // under way at that time comes again in the next Run. It may be called once.
 func (c *Consumer) Run(ctx context.Context) error {
-	defer c.metrics.unregister()
+	defer c.metrics.Unregister()
 	for ctx.Err() == nil {
 		var b Batch
 		if !c.try(ctx, "read the stream", func() (err error) {

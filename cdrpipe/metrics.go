@@ -1,16 +1,14 @@
 package cdrpipe
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkhead-voip/bulkhead/cdr"
+	"github.com/bulkhead-voip/bulkhead/internal/collectors"
 )
 
 type metrics struct {
-	reg prometheus.Registerer
-	all []prometheus.Collector
+	collectors.Set
 
 	rows        *prometheus.CounterVec
 	batch       prometheus.Histogram
@@ -22,7 +20,6 @@ type metrics struct {
 // newMetrics registers with reg, or nowhere if it is nil.
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
-		reg: reg,
 		rows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bulkhead_cdrpipe_rows_total",
 			Help: "Entries stored in the warehouse, repeated ones included, by kind: leg, refused, failover, gap.",
@@ -45,24 +42,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Age of the end of the last leg when it was stored.",
 		}),
 	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.rows, m.batch, m.retries, m.quarantined, m.lag} {
-		if err := reg.Register(c); err != nil {
-			m.unregister()
-			return nil, fmt.Errorf("register metrics of cdrpipe: %w", err)
-		}
-		m.all = append(m.all, c)
+	if err := m.Register(reg, "cdrpipe", m.rows, m.batch, m.retries, m.quarantined, m.lag); err != nil {
+		return nil, err
 	}
 	return m, nil
-}
-
-func (m *metrics) unregister() {
-	for _, c := range m.all {
-		m.reg.Unregister(c)
-	}
-	m.all = nil
 }
 
 func kindLabel(k cdr.Kind) string {

@@ -169,7 +169,7 @@ func New(cfg Config) (*Bridge, error) {
 
 // Close releases the journal of a Bridge that was not run.
 func (b *Bridge) Close() error {
-	b.metrics.unregister()
+	b.metrics.Unregister()
 	return b.rec.journal.close()
 }
 
@@ -201,7 +201,7 @@ func (b *Bridge) SetSources(sources []Source) error {
 // journal, and returns nil; 10 s at the most. An error says what could not be
 // made durable in that time. Run may be called once.
 func (b *Bridge) Run(ctx context.Context) error {
-	defer b.metrics.unregister()
+	defer b.metrics.Unregister()
 	// The recorder outlives ctx: it has to store what came before.
 	recCtx, stopRecorder := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRecorder()

@@ -8,11 +8,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/internal/collectors"
 )
 
 type metrics struct {
-	reg prometheus.Registerer
-	all []prometheus.Collector
+	collectors.Set
 
 	events        *prometheus.CounterVec
 	dropped       *prometheus.CounterVec
@@ -41,7 +41,6 @@ func newMetrics(reg prometheus.Registerer, b *Bridge) (*metrics, error) {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	m := &metrics{
-		reg:       reg,
 		events:    counter("bulkhead_eventbridge_events_total", "Events that nodes sent.", "node", "type"),
 		dropped:   counter("bulkhead_eventbridge_queue_dropped_total", "Events discarded because their node's queue was full. A gap covers them.", "node"),
 		gaps:      counter("bulkhead_eventbridge_gaps_total", "Times from which a node was not heard.", "node"),
@@ -63,28 +62,13 @@ func newMetrics(reg prometheus.Registerer, b *Bridge) (*metrics, error) {
 		unmatched:     counter("bulkhead_eventbridge_unmatched_legs_total", "Legs stored without a tenant, because neither the switch nor a rule names one.", "node"),
 		quarantined:   counter("bulkhead_eventbridge_quarantined_fields_total", "Fields that could not be understood and are kept among the attributes.", "node", "source"),
 	}
-	for _, c := range []prometheus.Collector{m.events, m.dropped, m.gaps, m.untracked, m.invalid, m.append, m.appendErrors,
+	err := m.Register(reg, "eventbridge", m.events, m.dropped, m.gaps, m.untracked, m.invalid, m.append, m.appendErrors,
 		m.journalErrors, m.unencodable, m.sbcRecords, m.sbcUndecoded,
-		m.cdrRecords, m.cdrUndecoded, m.sweepErrors, m.unmatched, m.quarantined, newStateCollector(b)} {
-		if reg == nil {
-			break
-		}
-		if err := reg.Register(c); err != nil {
-			m.unregister()
-			return nil, fmt.Errorf("register metrics of eventbridge: %w", err)
-		}
-		m.all = append(m.all, c)
+		m.cdrRecords, m.cdrUndecoded, m.sweepErrors, m.unmatched, m.quarantined, newStateCollector(b))
+	if err != nil {
+		return nil, err
 	}
 	return m, nil
-}
-
-// unregister takes the metrics back, so that a bridge can be made anew in
-// the same registry. It may be called twice.
-func (m *metrics) unregister() {
-	for _, c := range m.all {
-		m.reg.Unregister(c)
-	}
-	m.all = nil
 }
 
 // stateCollector reads the gauges when it is scraped: an age is right only then.

@@ -18,7 +18,7 @@ type mediaNodeCmd struct {
 }
 
 func (c *mediaNodeCmd) Run(ctx context.Context, a *app) error {
-	log := (&serviceFlags{LogLevel: c.LogLevel}).logger(a.err).With("node", c.ID)
+	log := (&serviceFlags{LogLevel: c.LogLevel}).logger(a.err)
 	n := &bulkhead.Node{ID: bulkhead.NodeID(c.ID), SIP: c.SIP, ESL: c.ESL}
 	cfg, err := mediaNodeConfig(dataDir(c.Data), n, c.XMLURL)
 	if err != nil {
@@ -29,7 +29,7 @@ func (c *mediaNodeCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	log.Info("media node runs", "sip", c.SIP, "esl", c.ESL)
+	log.Info("media node runs", "node", c.ID, "sip", c.SIP, "esl", c.ESL)
 	return node.Run(ctx)
 }
 

@@ -210,7 +210,7 @@ func startMediaNodes(p *parts, g *group, s bulkhead.State, xmlURL string) (media
 		if err != nil {
 			return nil, err
 		}
-		cfg.Logger = p.log.With("node", id)
+		cfg.Logger = p.log
 		node, err := freeswitchtest.New(cfg)
 		if err != nil {
 			return nil, fmt.Errorf("media node %q: %w", id, err)

@@ -1,39 +1,10 @@
 package spool
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bulkhead-voip/bulkhead/internal/collectors"
 )
-
-// collectors are registered together and taken back together, so that a spool
-// can be closed and opened again with the same registry.
-type collectors struct {
-	reg prometheus.Registerer
-	all []prometheus.Collector
-}
-
-func (c *collectors) register(reg prometheus.Registerer, all ...prometheus.Collector) error {
-	if reg == nil {
-		return nil
-	}
-	c.reg = reg
-	for _, m := range all {
-		if err := reg.Register(m); err != nil {
-			c.unregister()
-			return fmt.Errorf("register spool metrics: %w", err)
-		}
-		c.all = append(c.all, m)
-	}
-	return nil
-}
-
-func (c *collectors) unregister() {
-	for _, m := range c.all {
-		c.reg.Unregister(m)
-	}
-	c.all = nil
-}
 
 // The values of the label reason.
 const (
@@ -43,7 +14,7 @@ const (
 )
 
 type metrics struct {
-	collectors
+	collectors.Set
 	bytes       prometheus.Gauge
 	segments    prometheus.Gauge
 	age         prometheus.Gauge
@@ -93,11 +64,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	for _, reason := range []string{reasonDisk, reasonQueue, reasonFailed} {
 		m.refused.WithLabelValues(reason)
 	}
-	return m, m.register(reg, m.bytes, m.segments, m.age, m.appended, m.fsync, m.refused, m.quarantined, m.truncated)
+	return m, m.Register(reg, "the spool", m.bytes, m.segments, m.age, m.appended, m.fsync, m.refused, m.quarantined, m.truncated)
 }
 
 type readerMetrics struct {
-	collectors
+	collectors.Set
 	records prometheus.Counter
 	skipped prometheus.Counter
 }
@@ -116,5 +87,5 @@ func newReaderMetrics(reg prometheus.Registerer, name string) (*readerMetrics, e
 			ConstLabels: label,
 		}),
 	}
-	return m, m.register(reg, m.records, m.skipped)
+	return m, m.Register(reg, "the spool", m.records, m.skipped)
 }

@@ -85,7 +85,7 @@ func OpenReader(dir, name string, o ReaderOptions) (*Reader, error) {
 		err = r.restore()
 	}
 	if err != nil {
-		r.m.unregister()
+		r.m.Unregister()
 		lock.Close()
 		return nil, fmt.Errorf("open spool reader %s in %s: %w", name, dir, err)
 	}
@@ -406,7 +406,7 @@ func (r *Reader) Close() error {
 		err = r.cur.close()
 		r.cur = nil
 	}
-	r.m.unregister()
+	r.m.Unregister()
 	if err = errors.Join(err, r.lock.Close()); err != nil {
 		return fmt.Errorf("close spool reader %s: %w", r.name, err)
 	}

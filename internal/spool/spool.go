@@ -84,7 +84,7 @@ func openOn(dir string, o Options, d disk) (*Spool, error) {
 		err = s.begin()
 	}
 	if err != nil {
-		s.m.unregister()
+		s.m.Unregister()
 		lock.Close()
 		return nil, fmt.Errorf("open spool %s: %w", dir, err)
 	}

@@ -139,7 +139,7 @@ func (s *Spool) end() {
 	if s.file != nil {
 		err = s.file.Close()
 	}
-	s.m.unregister()
+	s.m.Unregister()
 	if err = errors.Join(err, s.lock.Close()); err != nil {
 		s.closeErr = fmt.Errorf("close spool %s: %w", s.dir, err)
 	}

@@ -106,7 +106,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 
 // Close takes the metrics back. It acknowledges nothing.
 func (c *Consumer) Close() error {
-	c.m.unregister()
+	c.m.Unregister()
 	return nil
 }
 

@@ -115,7 +115,7 @@ func NewForwarder(cfg ForwarderConfig) (*Forwarder, error) {
 // not acknowledged by then is sent again by the next Forwarder. It may be
 // called once.
 func (f *Forwarder) Run(ctx context.Context) error {
-	defer f.m.unregister()
+	defer f.m.Unregister()
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = retryMin, retryMax
 	for ctx.Err() == nil {

@@ -1,38 +1,10 @@
 package stream
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bulkhead-voip/bulkhead/internal/collectors"
 )
-
-// collectors are registered together and taken back together.
-type collectors struct {
-	reg prometheus.Registerer
-	all []prometheus.Collector
-}
-
-func (c *collectors) register(reg prometheus.Registerer, all ...prometheus.Collector) error {
-	if reg == nil {
-		return nil
-	}
-	c.reg = reg
-	for _, m := range all {
-		if err := reg.Register(m); err != nil {
-			c.unregister()
-			return fmt.Errorf("register stream metrics: %w", err)
-		}
-		c.all = append(c.all, m)
-	}
-	return nil
-}
-
-func (c *collectors) unregister() {
-	for _, m := range c.all {
-		c.reg.Unregister(m)
-	}
-	c.all = nil
-}
 
 // The values of the label reason.
 const (
@@ -41,7 +13,7 @@ const (
 )
 
 type forwarderMetrics struct {
-	collectors
+	collectors.Set
 	sent, resent, acked  prometheus.Counter
 	age, length          prometheus.Gauge
 	refused              *prometheus.CounterVec
@@ -74,11 +46,11 @@ func newForwarderMetrics(reg prometheus.Registerer) (*forwarderMetrics, error) {
 	}
 	m.refused.WithLabelValues(reasonFull)
 	m.refused.WithLabelValues(reasonMemory)
-	return m, m.register(reg, m.sent, m.resent, m.acked, m.age, m.length, m.refused, m.lost, m.failures, m.reconnects)
+	return m, m.Register(reg, "the stream", m.sent, m.resent, m.acked, m.age, m.length, m.refused, m.lost, m.failures, m.reconnects)
 }
 
 type consumerMetrics struct {
-	collectors
+	collectors.Set
 	read, acked, claimed, vanished, failures prometheus.Counter
 }
 
@@ -90,5 +62,5 @@ func newConsumerMetrics(reg prometheus.Registerer) (*consumerMetrics, error) {
 		vanished: counter("bulkhead_stream_consumer_vanished_entries_total", "Entries that were gone before anybody acknowledged them; their records are sent again."),
 		failures: counter("bulkhead_stream_consumer_failures_total", "Attempts to read or acknowledge that failed."),
 	}
-	return m, m.register(reg, m.read, m.acked, m.claimed, m.vanished, m.failures)
+	return m, m.Register(reg, "the stream", m.read, m.acked, m.claimed, m.vanished, m.failures)
 }
