@@ -25,6 +25,8 @@ const (
 	// byeTime bounds the wait for the answer to a BYE, which nobody waits for but
 	// the stop.
 	byeTime = 5 * time.Second
+	// byeGrace bounds that wait at a stop.
+	byeGrace = 500 * time.Millisecond
 )
 
 // Node is a media node. New binds its sockets; Run serves until its context
@@ -137,7 +139,8 @@ func (n *Node) setServing(on bool) {
 	n.serving = on
 }
 
-// endCalls hangs every call up and waits for it, at most stopGrace.
+// endCalls hangs every call up and waits for it, at most stopGrace, and for the
+// answers to its BYEs, at most byeGrace.
 func (n *Node) endCalls() []error {
 	n.mu.Lock()
 	for c, cancel := range n.calls {
@@ -145,19 +148,29 @@ func (n *Node) endCalls() []error {
 		cancel()
 	}
 	n.mu.Unlock()
+	if !waited(&n.callsWG, stopGrace) {
+		return []error{fmt.Errorf("calls are still open after %s: %w", stopGrace, bulkhead.Unavailable)}
+	}
+	// BYEs are sent by now. A far end that is gone too answers none, and that
+	// must not hold the stop up.
+	waited(&n.background, byeGrace)
+	return nil
+}
+
+// waited waits for wg, and tells whether it ended in time.
+func waited(wg *sync.WaitGroup, limit time.Duration) bool {
 	done := make(chan struct{})
 	go func() {
-		n.callsWG.Wait()
-		n.background.Wait() // BYEs under way
+		wg.Wait()
 		close(done)
 	}()
-	t := time.NewTimer(stopGrace)
+	t := time.NewTimer(limit)
 	defer t.Stop()
 	select {
 	case <-done:
-		return nil
+		return true
 	case <-t.C:
-		return []error{fmt.Errorf("calls are still open after %s: %w", stopGrace, bulkhead.Unavailable)}
+		return false
 	}
 }
 
