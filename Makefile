@@ -13,11 +13,10 @@ run: build ## everything in one process, with demo tenants and calls
 build: ## the one binary, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bulkhead ./cmd/bulkhead
 
-test: ## installs what the tests need, then runs all of them with the race detector
+test: ## installs what the tests need, then runs all of them, the kept corpus of every fuzz target included, with the race detector
 	scripts/test-deps
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -p 1 -timeout 15m ./...
-	scripts/fuzz 3s
 
 lint: ## formatting, vet, staticcheck
 	@out=$$(gofmt -s -l .); if [ -n "$$out" ]; then echo "gofmt -s -w these:"; echo "$$out"; exit 1; fi
@@ -25,8 +24,8 @@ lint: ## formatting, vet, staticcheck
 	$(GO) mod tidy -diff
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 
-fuzz: ## every fuzz target for a minute
-	scripts/fuzz 60s
+fuzz: ## every fuzz target for FUZZ (default 30s); apart from test, which must say the same twice
+	scripts/fuzz $(or $(FUZZ),30s)
 
 chaos: ## 100,000 legs through the whole pipeline while it is killed, about half an hour
 	BULKHEAD_CHAOS_LEGS=$(or $(LEGS),100000) BULKHEAD_CHAOS_RATE=$(or $(RATE),100) BULKHEAD_CHAOS_SEED=$(or $(SEED),1) \

@@ -98,6 +98,7 @@ func FuzzAnswer(f *testing.F) {
 // FuzzRender fuzzes the strings of a plan.
 func FuzzRender(f *testing.F) {
 	f.Add("bulkhead", "acme", "1001", "tenant1.example", "10.0.1.9:5060", "15550001", "PCMU")
+	f.Add("bulkhead", "acme", "1001", "::1", "[2001:db8::1]:5060", "15550001", "PCMU")
 	for _, h := range hostile {
 		f.Add(h, h, h, h, h, h, h)
 	}
