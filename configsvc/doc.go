@@ -2,9 +2,12 @@
 // who asks, hands the question and the current snapshot to the dialect that
 // the question is written in, and sends the dialect's answer back.
 //
-//	PBX ── POST /freeswitch/xml ──> Server ── Dialect(snapshot, node, body) ──> answer
+//	PBX ── POST /freeswitch/xml ──> Server ── Dialect.Answer(snapshot, question) ──> answer
 //	                                  │
 //	                                  └── *route.Live, swapped whole by whoever follows the registry
+//
+// Each dialect has its own path. A tenant whose questions come faster than
+// Config.TenantRate waits for its own turns and delays nobody else.
 //
 // A Server holds no state of its own between two questions, so a restart
 // costs nothing but the time it takes.

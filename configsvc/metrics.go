@@ -4,8 +4,20 @@ import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	answers *prometheus.CounterVec
+	refused *prometheus.CounterVec
+	waited  prometheus.Counter
+	stale   *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
 }
+
+// Why a question got no answer.
+const (
+	refusedBody   = "body"         // too long, or it ended early
+	refusedEmpty  = "no revision"  // nothing is loaded yet
+	refusedStale  = "too old"      // what is loaded is older than the policy allows
+	refusedTenant = "tenant rate"  // its tenant asked too much
+	refusedPeer   = "peer's limit" // too many connections from one address
+)
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
@@ -13,12 +25,27 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "bulkhead_configsvc_answers_total",
 			Help: "Questions of PBXs answered, by dialect and kind of answer.",
 		}, []string{"dialect", "outcome"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bulkhead_configsvc_refused_total",
+			Help: "Questions of PBXs that got no answer, and connections that were closed at once, by reason.",
+		}, []string{"reason"}),
+		waited: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bulkhead_configsvc_waited_total",
+			Help: "Questions that waited for their tenant's turn.",
+		}),
+		stale: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bulkhead_configsvc_stale_answers_total",
+			Help: "Answers made from a revision that nobody confirmed lately.",
+		}, []string{"dialect"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "bulkhead_configsvc_answer_seconds",
 			Help:    "Time from the first byte of a question read to its answer written.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25},
 		}, []string{"dialect"}),
 	}
-	reg.MustRegister(m.answers, m.seconds)
+	reg.MustRegister(m.answers, m.refused, m.waited, m.stale, m.seconds)
+	for _, reason := range []string{refusedBody, refusedEmpty, refusedStale, refusedTenant, refusedPeer} {
+		m.refused.WithLabelValues(reason)
+	}
 	return m
 }

@@ -2,14 +2,14 @@ package configsvc
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -20,36 +20,69 @@ import (
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
-// Dialect answers a question in the words of one PBX. It appends the answer
-// to dst and says in a word what it was, for the metric. It must answer
-// whatever body holds, and must not keep body or dst. The empty node means
-// that the asker did not prove to be one: the answer is the dialect's own denial.
-type Dialect func(x *route.Snapshot, node bulkhead.NodeID, body, dst []byte) (answer []byte, outcome string)
-
-// Config says where and to whom a Server answers.
+// Config says where, to whom and how a Server answers.
 type Config struct {
-	Listen string // ip:port for the PBXs; port 0 takes a free one
+	Listen string      // ip:port for the PBXs; port 0 takes a free one
+	TLS    *tls.Config // nil: plain HTTP, for loopback and management networks
 
-	// Token is the password that nodes send by HTTP Basic; the user name is
-	// the node's id. At least 16 bytes.
-	Token string
+	// IsNode reports whether password is one of a node's, which it sends by
+	// HTTP Basic with its id as the user. It is asked for each question, of
+	// nodes that are in x, and by many goroutines.
+	IsNode func(x *route.Snapshot, node bulkhead.NodeID, password string) bool
 
-	MaxBody int64 // bytes of a question, 1 KiB to 1 MiB
+	MaxBody      int64 // bytes of a question, 1 KiB to 1 MiB
+	ConnsPerPeer int   // connections that one address may hold, 1 to 100000
+
+	// TenantRate is how many questions a second one tenant gets answered
+	// without waiting, 1 to 1000000; half of them may come at once. Those
+	// beyond wait for their turn, up to Deadline; if that is not enough, they
+	// are refused with 503, on which a PBX goes to its next URL.
+	TenantRate int
+
+	// Deadline bounds the time from a question read to its answer, 1 ms to 2 s.
+	// An answer is made from memory and waits for nobody but its own tenant's
+	// turn, so this is what bounds that wait. There is no second, older copy to
+	// fall back to: the snapshot in memory is the last known good.
+	Deadline time.Duration
+
+	// Age returns for how long the snapshot has not been confirmed to be the
+	// newest; nil: it always is.
+	Age func() time.Duration
+	// Answers from a snapshot older than StaleAfter carry the header
+	// X-Bulkhead-Stale, its age in seconds. Beyond MaxStale they are refused
+	// with 503; 0: they go on for as long as it takes.
+	StaleAfter, MaxStale time.Duration
 }
 
 // DefaultConfig returns what a node-local or small installation needs, but
-// for the token.
+// for IsNode.
 func DefaultConfig() Config {
-	return Config{Listen: "127.0.0.1:8080", MaxBody: 64 << 10}
+	return Config{
+		Listen: "127.0.0.1:8080", MaxBody: 64 << 10, ConnsPerPeer: 2000,
+		TenantRate: 1000, Deadline: 250 * time.Millisecond, StaleAfter: 10 * time.Second,
+	}
 }
 
 // Validate checks the configuration; its errors are bulkhead.Invalid.
 func (c *Config) Validate() error {
+	bad := func(field string, value any, want string) error {
+		return fmt.Errorf("configsvc: %s %v is not %s: %w", field, value, want, bulkhead.Invalid)
+	}
 	switch {
-	case len(c.Token) < 16:
-		return fmt.Errorf("configsvc: the node token has %d bytes: at least 16 are needed: %w", len(c.Token), bulkhead.Invalid)
+	case c.IsNode == nil:
+		return fmt.Errorf("configsvc: nothing says who the nodes are: %w", bulkhead.Invalid)
 	case c.MaxBody < 1<<10 || c.MaxBody > 1<<20:
-		return fmt.Errorf("configsvc: max_body %d is not within 1024 and 1048576: %w", c.MaxBody, bulkhead.Invalid)
+		return bad("max_body", c.MaxBody, "within 1024 and 1048576")
+	case c.ConnsPerPeer < 1 || c.ConnsPerPeer > 100_000:
+		return bad("conns_per_peer", c.ConnsPerPeer, "within 1 and 100000")
+	case c.TenantRate < 1 || c.TenantRate > 1_000_000:
+		return bad("tenant_rate", c.TenantRate, "within 1 and 1000000")
+	case c.Deadline < time.Millisecond || c.Deadline > writeTimeout:
+		return bad("deadline", c.Deadline, "within 1ms and 2s")
+	case c.StaleAfter < time.Second:
+		return bad("stale_after", c.StaleAfter, "1s or more")
+	case c.MaxStale != 0 && c.MaxStale < c.StaleAfter:
+		return bad("max_stale", c.MaxStale, "0 or at least stale_after")
 	}
 	return nil
 }
@@ -67,10 +100,10 @@ const (
 // Server answers the PBXs.
 type Server struct {
 	cfg      Config
-	token    [sha256.Size]byte
 	live     *route.Live
 	log      *slog.Logger
 	metrics  *metrics
+	pacer    *pacer
 	listener net.Listener
 	http     *http.Server
 	buffers  sync.Pool
@@ -79,21 +112,32 @@ type Server struct {
 // New binds the listener, so that Addr is known before Run. live may still be
 // empty; until it holds a snapshot every question gets a 503, on which the PBX
 // goes to its second URL or its static configuration.
-func New(cfg Config, live *route.Live, freeswitch Dialect, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
+func New(cfg Config, live *route.Live, dialects []Dialect, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, live: live, log: log, metrics: newMetrics(reg), pacer: newPacer(cfg.TenantRate),
+		buffers: sync.Pool{New: func() any { return new(buffers) }},
+	}
+	r := chi.NewRouter()
+	for _, d := range dialects {
+		if err := d.validate(); err != nil {
+			return nil, err
+		}
+		h := s.answer(d)
+		for _, m := range d.Methods {
+			r.Method(m, d.Pattern, h)
+		}
 	}
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("configsvc: listen for PBXs on %s: %w", cfg.Listen, err)
 	}
-	s := &Server{
-		cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), live: live, log: log,
-		metrics: newMetrics(reg), listener: l,
-		buffers: sync.Pool{New: func() any { return new(buffers) }},
+	s.listener = newPeerListener(l, cfg.ConnsPerPeer, s.metrics.refused.WithLabelValues(refusedPeer))
+	if cfg.TLS != nil {
+		s.listener = tls.NewListener(s.listener, cfg.TLS)
 	}
-	r := chi.NewRouter()
-	r.Post("/freeswitch/xml", s.answer("freeswitch", "text/xml; charset=utf-8", freeswitch))
 	s.http = &http.Server{
 		Handler: r, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -130,7 +174,17 @@ func (s *Server) Ready() error {
 	if s.live.Load() == nil {
 		return fmt.Errorf("configsvc: no revision loaded yet: %w", bulkhead.Unavailable)
 	}
+	if age := s.age(); s.cfg.MaxStale > 0 && age > s.cfg.MaxStale {
+		return fmt.Errorf("configsvc: nobody confirmed the loaded revision for %s, and answers end at %s: %w", age.Round(time.Second), s.cfg.MaxStale, bulkhead.Unavailable)
+	}
 	return nil
+}
+
+func (s *Server) age() time.Duration {
+	if s.cfg.Age == nil {
+		return 0
+	}
+	return s.cfg.Age()
 }
 
 // buffers are reused between questions.
@@ -139,8 +193,8 @@ type buffers struct {
 	answer   []byte
 }
 
-func (s *Server) answer(dialect, contentType string, answer Dialect) http.HandlerFunc {
-	seconds := s.metrics.seconds.WithLabelValues(dialect)
+func (s *Server) answer(d Dialect) http.HandlerFunc {
+	seconds, stale := s.metrics.seconds.WithLabelValues(d.Name), s.metrics.stale.WithLabelValues(d.Name)
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		b := s.buffers.Get().(*buffers) //nolint:forcetypeassert // the pool holds nothing else
@@ -148,43 +202,93 @@ func (s *Server) answer(dialect, contentType string, answer Dialect) http.Handle
 		var err error
 		b.question, err = readBody(r, b.question[:0], s.cfg.MaxBody)
 		if err != nil {
-			s.metrics.answers.WithLabelValues(dialect, "bad request").Inc()
 			status := http.StatusBadRequest
 			if errors.Is(err, errTooLong) {
 				status = http.StatusRequestEntityTooLarge
 			}
-			http.Error(w, "the question could not be read: "+err.Error(), status)
+			s.refuse(w, refusedBody, status, "the question could not be read: "+err.Error())
 			return
 		}
 		x := s.live.Load()
 		if x == nil {
-			s.metrics.answers.WithLabelValues(dialect, "no revision").Inc()
-			http.Error(w, "no revision loaded yet", http.StatusServiceUnavailable)
+			s.refuse(w, refusedEmpty, http.StatusServiceUnavailable, "no revision loaded yet")
 			return
 		}
-		node := s.node(x, r)
-		var outcome string
-		b.answer, outcome = answer(x, node, b.question, b.answer[:0])
-		w.Header()["Content-Type"] = []string{contentType}
-		if _, err := w.Write(b.answer); err != nil {
-			s.log.Debug("configsvc: answer not sent", "node", node, "error", err)
+		age := s.age()
+		if s.cfg.MaxStale > 0 && age > s.cfg.MaxStale {
+			s.refuse(w, refusedStale, http.StatusServiceUnavailable, "the loaded revision is too old")
+			return
 		}
-		s.metrics.answers.WithLabelValues(dialect, outcome).Inc()
+		q := Question{Node: s.node(x, r), Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Body: b.question}
+		var res Result
+		b.answer, res = d.Answer(x, q, b.answer[:0])
+		if !s.wait(r.Context(), q.Node, &res, start) {
+			s.refuse(w, refusedTenant, http.StatusServiceUnavailable, "the tenant asks more than its share")
+			return
+		}
+		h := w.Header()
+		h["Content-Type"] = contentType(res.ContentType, d.ContentType)
+		if age > s.cfg.StaleAfter {
+			h["X-Bulkhead-Stale"] = []string{strconv.Itoa(int(age / time.Second))}
+			stale.Inc()
+		}
+		if res.Status != 0 {
+			w.WriteHeader(res.Status)
+		}
+		if _, err := w.Write(b.answer); err != nil {
+			s.log.Debug("configsvc: answer not sent", "node", q.Node, "error", err)
+		}
+		s.metrics.answers.WithLabelValues(d.Name, res.Outcome).Inc()
 		seconds.Observe(time.Since(start).Seconds())
 	}
+}
+
+func contentType(of, usual string) []string {
+	if of == "" {
+		of = usual
+	}
+	return []string{of}
+}
+
+func (s *Server) refuse(w http.ResponseWriter, reason string, status int, text string) {
+	s.metrics.refused.WithLabelValues(reason).Inc()
+	http.Error(w, text, status)
+}
+
+// wait holds an answer back until its tenant's turn; false: that would be too
+// late. What belongs to no tenant waits for its node's
+// turn, and what no node proved to ask for one that all such questions share.
+func (s *Server) wait(ctx context.Context, node bulkhead.NodeID, res *Result, start time.Time) bool {
+	if res.Urgent {
+		return true
+	}
+	who := asker{tenant: res.Tenant}
+	if res.Tenant == "" {
+		who.node = node
+	}
+	now := time.Now()
+	wait, ok := s.pacer.turn(who, now, s.cfg.Deadline-now.Sub(start))
+	if !ok || wait == 0 {
+		return ok
+	}
+	s.metrics.waited.Inc()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done(): // nobody listens any more
+	}
+	return true
 }
 
 // node returns the node that the request proved to come from, or "".
 func (s *Server) node(x *route.Snapshot, r *http.Request) bulkhead.NodeID {
 	user, password, ok := r.BasicAuth()
-	if !ok {
+	node := bulkhead.NodeID(user)
+	if !ok || x.Node(node) == nil || !s.cfg.IsNode(x, node, password) {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(password))
-	if subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 || x.Node(bulkhead.NodeID(user)) == nil {
-		return ""
-	}
-	return bulkhead.NodeID(user)
+	return node
 }
 
 var errTooLong = errors.New("body too long")
@@ -193,6 +297,9 @@ var errTooLong = errors.New("body too long")
 func readBody(r *http.Request, buf []byte, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
 		return buf, errTooLong
+	}
+	if r.ContentLength == 0 {
+		return buf, nil
 	}
 	if need := int(max(r.ContentLength+1, 512)); cap(buf) < need {
 		buf = make([]byte, 0, need)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -134,11 +135,18 @@ func checkAnswers(x *route.Snapshot, bodies [][]byte) (int, error) {
 
 func startConfigsvc(ctx context.Context, live *route.Live) (string, error) {
 	cfg := configsvc.DefaultConfig()
-	cfg.Listen, cfg.Token = "127.0.0.1:0", benchToken
-	s, err := configsvc.New(cfg, live, func(x *route.Snapshot, node bulkhead.NodeID, body, dst []byte) ([]byte, string) {
-		answer, sum := freeswitch.Answer(x, node, body, dst)
-		return answer, sum.Section + " " + sum.Outcome
-	}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	want := sha256.Sum256([]byte(benchToken))
+	cfg.Listen = "127.0.0.1:0"
+	cfg.IsNode = func(_ *route.Snapshot, _ bulkhead.NodeID, password string) bool { // as the program does it
+		return sha256.Sum256([]byte(password)) == want
+	}
+	s, err := configsvc.New(cfg, live, []configsvc.Dialect{{
+		Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8",
+		Answer: func(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
+			answer, sum := freeswitch.Answer(x, q.Node, q.Body, dst)
+			return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant}
+		},
+	}}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		return "", err
 	}

@@ -38,20 +38,19 @@ func startConfigsvc(p *parts, g *group, listen string) (*configsvc.Server, error
 		return nil, err
 	}
 	cfg := configsvc.DefaultConfig()
-	cfg.Listen, cfg.Token = listen, token
-	s, err := configsvc.New(cfg, p.live, freeswitchDialect, p.log.With("service", "configsvc"), p.reg)
+	want := sha256.Sum256([]byte(token))
+	cfg.Listen = listen
+	cfg.IsNode = func(_ *route.Snapshot, _ bulkhead.NodeID, password string) bool {
+		got := sha256.Sum256([]byte(password))
+		return subtle.ConstantTimeCompare(got[:], want[:]) == 1
+	}
+	s, err := configsvc.New(cfg, p.live, dialects(), p.log.With("service", "configsvc"), p.reg)
 	if err != nil {
 		return nil, err
 	}
 	g.run(services, "configsvc", s.Run)
 	g.readyWhen("configsvc", s.Ready)
 	return s, p.serveAPI()
-}
-
-// freeswitchDialect fits freeswitch.Answer to configsvc.
-func freeswitchDialect(x *route.Snapshot, node bulkhead.NodeID, body, dst []byte) ([]byte, string) {
-	answer, sum := freeswitch.Answer(x, node, body, dst)
-	return answer, sum.Section + " " + sum.Outcome
 }
 
 // bridge is a started eventbridge.

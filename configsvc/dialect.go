@@ -1,0 +1,57 @@
+package configsvc
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/route"
+)
+
+// Dialect is how one PBX asks and is answered.
+type Dialect struct {
+	Name        string   // for metrics: freeswitch, mod_curl, asterisk, kamailio
+	Pattern     string   // where it is asked, as chi has it: /freeswitch/xml, /asterisk/realtime/*
+	Methods     []string // GET, POST
+	ContentType string   // of an answer whose Result names none
+
+	// Answer appends the answer to dst. It must answer whatever the question
+	// holds, out of the snapshot alone and at once, and must keep neither the
+	// question nor dst. Questions come from many goroutines.
+	Answer func(x *route.Snapshot, q Question, dst []byte) ([]byte, Result)
+}
+
+// Question is what a PBX asked. Nothing in it is to be believed but Node.
+type Question struct {
+	// Node is who proved to ask. Empty: nobody did, and the answer is the
+	// dialect's own denial.
+	Node   bulkhead.NodeID
+	Method string // GET or POST
+	Path   string // of the URL, decoded
+	Query  string // of the URL, as it came
+	Body   []byte
+}
+
+// Result says what an answer was.
+type Result struct {
+	Outcome     string            // in a word, one of a few: for the metric
+	Tenant      bulkhead.TenantID // whose question it was; empty: nobody's
+	Status      int               // 0: 200
+	ContentType string            // empty: the dialect's
+	// Urgent: the PBX asks one such question at a time, so it may not wait for
+	// its tenant's turn: every other tenant's would wait with it.
+	Urgent bool
+}
+
+func (d *Dialect) validate() error {
+	ok := d.Name != "" && strings.HasPrefix(d.Pattern, "/") && d.Answer != nil && len(d.Methods) > 0
+	for _, m := range d.Methods {
+		ok = ok && slices.Contains([]string{http.MethodGet, http.MethodPost}, m)
+	}
+	if !ok {
+		return fmt.Errorf("configsvc: dialect %q needs a name, a pattern, GET or POST, and an answer: %w", d.Name, bulkhead.Invalid)
+	}
+	return nil
+}

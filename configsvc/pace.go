@@ -1,0 +1,69 @@
+package configsvc
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+)
+
+// pacer gives each tenant's questions their turn. A tenant's first questions
+// are answered at once, burst of them; after that they get one turn an
+// interval, and each waits for its own. So a tenant that floods waits for
+// itself, and the time of the processors stays with the others. It is one
+// number a tenant: when its next turn is (a generic cell rate algorithm).
+type pacer struct {
+	interval time.Duration
+	burst    time.Duration // how far ahead of its turn a question may be
+	start    time.Time
+	seed     maphash.Seed
+	shards   [64]pacerShard
+}
+
+type pacerShard struct {
+	mu   sync.Mutex
+	next map[asker]time.Duration // since start
+	_    [40]byte                // its own cache line
+}
+
+// asker is who a turn belongs to: a tenant, or the node whose question is no tenant's.
+type asker struct {
+	tenant bulkhead.TenantID
+	node   bulkhead.NodeID
+}
+
+// shardSize is when a shard forgets the askers that are not ahead of their turn.
+const shardSize = 4096
+
+// newPacer takes questions a second, 1 to a million; burst is half a second's.
+func newPacer(rate int) *pacer {
+	p := &pacer{interval: time.Second / time.Duration(rate), burst: time.Second / 2, start: time.Now(), seed: maphash.MakeSeed()}
+	for i := range p.shards {
+		p.shards[i].next = map[asker]time.Duration{}
+	}
+	return p
+}
+
+// turn returns how long the next question of a has to wait; ok is false, and no
+// turn is taken, if that were longer than limit.
+func (p *pacer) turn(a asker, now time.Time, limit time.Duration) (wait time.Duration, ok bool) {
+	s := &p.shards[maphash.Comparable(p.seed, a)%uint64(len(p.shards))]
+	at := now.Sub(p.start)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := max(s.next[a], at)
+	wait = max(0, next-at-p.burst)
+	if wait > limit {
+		return wait, false
+	}
+	if len(s.next) >= shardSize {
+		for id, n := range s.next {
+			if n <= at {
+				delete(s.next, id)
+			}
+		}
+	}
+	s.next[a] = next + p.interval
+	return wait, true
+}
