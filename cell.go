@@ -18,6 +18,17 @@ const DefaultMaxTenants = 500
 type Cell struct {
 	ID         CellID `json:"id"`
 	MaxTenants int    `json:"max_tenants,omitempty"` // 0: DefaultMaxTenants; at most 200000
+
+	// Classes sort what tenants call by E.164 prefix; the longest wins. What no
+	// prefix fits is national or international, by the tenant's country.
+	Classes []Class `json:"classes,omitempty"`
+}
+
+// Class is a class of destinations, such as premium, mobile or satellite.
+// Tenants reach it only if they allow it by name.
+type Class struct {
+	Name     string   `json:"name"`     // form of an id; not national or international
+	Prefixes []string `json:"prefixes"` // 1 to 15 digits, without '+'
 }
 
 // Placement says how a pool's nodes share its tenants.
@@ -58,7 +69,27 @@ type Node struct {
 	Weight int      `json:"weight,omitempty"` // share of calls in a spread pool, 1 to 100; 0: 100
 	ESL    string   `json:"esl,omitempty"`    // host:port of mod_event_socket
 	Drain  bool     `json:"drain,omitempty"`  // takes no new calls
+
+	ARI   string `json:"ari,omitempty"`   // ip:port of Asterisk's HTTP server
+	AMI   string `json:"ami,omitempty"`   // ip:port of Asterisk's manager
+	Agent string `json:"agent,omitempty"` // ip:port of the node's own agent, which serves its /load
+
+	Unmanaged Unmanaged `json:"unmanaged,omitempty"` // empty: RejectUnmanaged
+	MaxCalls  int       `json:"max_calls,omitempty"` // calls at once that it can take, 0 to 100000; 0: not known
+	Disabled  bool      `json:"disabled,omitempty"`  // as if it were not there
+	// Cacheable is how many seconds a FreeSWITCH may keep a directory user, 0
+	// to 86400; 0: it asks each time.
+	Cacheable int `json:"cacheable,omitempty"`
 }
+
+// Unmanaged says what a node does with a call that is no managed tenant's.
+type Unmanaged string
+
+// What is done with unmanaged calls.
+const (
+	RejectUnmanaged Unmanaged = "reject" // reject them
+	DeferUnmanaged  Unmanaged = "defer"  // leave them to what the PBX has of its own
+)
 
 // SBC is a Kamailio at the edge of a cell.
 type SBC struct {

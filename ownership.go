@@ -32,7 +32,7 @@ type validator struct {
 	errs    []error
 	domains map[string]string   // domain -> owner, in words
 	numbers map[string]TenantID // number -> owner
-	// listeners are claimed: "sip ip:port" or "esl ip:port" -> owner, in words.
+	// listeners are claimed: "sip ip:port", "esl ip:port" and so on -> owner, in words.
 	listeners map[string]string
 	pools     map[poolKey]PoolID
 }
@@ -111,8 +111,10 @@ func (v *validator) node(n *Node) {
 		v.add("nodes", string(n.ID), invalid("pool", "there is no pool %q", n.Pool))
 	}
 	v.claim("nodes", string(n.ID), "sip", n.SIP, fmt.Sprintf("node %q", n.ID))
-	if n.ESL != "" {
-		v.claim("nodes", string(n.ID), "esl", n.ESL, fmt.Sprintf("node %q", n.ID))
+	for _, a := range n.listeners() {
+		if a.addr != "" {
+			v.claim("nodes", string(n.ID), a.field, a.addr, fmt.Sprintf("node %q", n.ID))
+		}
 	}
 }
 

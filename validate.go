@@ -1,13 +1,10 @@
 package bulkhead
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
-	"slices"
-	"strings"
 )
 
 var (
@@ -63,7 +60,7 @@ func (c *Cell) Validate() error {
 	if c.MaxTenants < 0 || c.MaxTenants > 200000 {
 		err = errors.Join(err, invalid("max_tenants", "%d is not within 0 to 200000", c.MaxTenants))
 	}
-	return err
+	return errors.Join(err, c.validClasses())
 }
 
 // TenantLimit returns the number of tenants the cell takes.
@@ -86,6 +83,59 @@ func (p *Pool) Validate() error {
 	return errors.Join(errs...)
 }
 
+func (c *Cell) validClasses() error {
+	if len(c.Classes) > maxClasses {
+		return invalid("classes", "there are %d of them: up to %d are taken", len(c.Classes), maxClasses)
+	}
+	var errs []error
+	names, prefixes := map[string]bool{}, map[string]string{}
+	for i, k := range c.Classes {
+		at := func(f string) string { return fmt.Sprintf("classes[%d].%s", i, f) }
+		errs = append(errs, validID(at("name"), k.Name))
+		switch {
+		case k.Name == National || k.Name == International:
+			errs = append(errs, invalid(at("name"), "%q is what no class fits: it has no prefixes", k.Name))
+		case names[k.Name]:
+			errs = append(errs, conflict(at("name"), "%q is there twice in cell %q", k.Name, c.ID))
+		case len(k.Prefixes) == 0 || len(k.Prefixes) > maxPrefixes:
+			errs = append(errs, invalid(at("prefixes"), "has %d entries: 1 to %d are taken", len(k.Prefixes), maxPrefixes))
+			continue
+		}
+		names[k.Name] = true
+		for j, p := range k.Prefixes {
+			f := at(fmt.Sprintf("prefixes[%d]", j))
+			if !prefixForm.MatchString(p) || p == "" || p[0] == '0' {
+				errs = append(errs, invalid(f, "%q is not 1 to 15 digits that an E.164 number begins with", p))
+			}
+			if other, ok := prefixes[p]; ok {
+				errs = append(errs, conflict(f, "%s is in class %q and in class %q", p, other, k.Name))
+			}
+			prefixes[p] = k.Name
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Limits of a cell's classes.
+const (
+	maxClasses  = 64
+	maxPrefixes = 2000
+)
+
+func within(field string, n, from, to int) error {
+	if n < from || n > to {
+		return invalid(field, "%d is not within %d to %d", n, from, to)
+	}
+	return nil
+}
+
+// listener is an address at which a node is spoken to beside SIP.
+type listener struct{ field, addr string }
+
+func (n *Node) listeners() []listener {
+	return []listener{{"esl", n.ESL}, {"ari", n.ARI}, {"ami", n.AMI}, {"agent", n.Agent}}
+}
+
 // Validate checks the node alone.
 func (n *Node) Validate() error {
 	errs := []error{validID("id", string(n.ID)), validAddrPort("sip", n.SIP)}
@@ -95,9 +145,15 @@ func (n *Node) Validate() error {
 	if n.Weight < 0 || n.Weight > 100 {
 		errs = append(errs, invalid("weight", "%d is not within 0 to 100", n.Weight))
 	}
-	if n.ESL != "" {
-		errs = append(errs, validAddrPort("esl", n.ESL))
+	for _, a := range n.listeners() {
+		if a.addr != "" {
+			errs = append(errs, validAddrPort(a.field, a.addr))
+		}
 	}
+	if n.Unmanaged != "" && n.Unmanaged != RejectUnmanaged && n.Unmanaged != DeferUnmanaged {
+		errs = append(errs, invalid("unmanaged", "%q is neither defer nor reject", n.Unmanaged))
+	}
+	errs = append(errs, within("max_calls", n.MaxCalls, 0, 100000), within("cacheable", n.Cacheable, 0, 86400))
 	return errors.Join(errs...)
 }
 
@@ -106,37 +162,6 @@ func (s *SBC) Validate() error {
 	errs := []error{validID("id", string(s.ID)), validAddrPort("sip", s.SIP)}
 	for i, name := range s.Names {
 		errs = append(errs, validHost(fmt.Sprintf("names[%d]", i), name))
-	}
-	return errors.Join(errs...)
-}
-
-// Validate checks the tenant alone.
-func (t *Tenant) Validate() error {
-	errs := []error{
-		validID("id", string(t.ID)),
-		validID("profile", string(t.Profile)),
-		validText("name", t.Name),
-	}
-	if len(t.Domains) == 0 {
-		errs = append(errs, invalid("domains", "tenant %q needs a domain: it is the realm of its users", t.ID))
-	}
-	for i, d := range t.Domains {
-		errs = append(errs, validHost(fmt.Sprintf("domains[%d]", i), d))
-	}
-	for i, p := range t.Sources {
-		errs = append(errs, validSource(fmt.Sprintf("sources[%d]", i), p))
-	}
-	errs = append(errs, t.validUsers(), t.validNumbers(), t.validTrunks())
-	for i, c := range t.Codecs {
-		if !slices.Contains(Codecs, c) {
-			errs = append(errs, invalid(fmt.Sprintf("codecs[%d]", i), "%q is not one of %s", c, strings.Join(Codecs, ", ")))
-		}
-	}
-	if l := t.Limits; l.Calls < 0 || l.Calls > 100000 {
-		errs = append(errs, invalid("limits.calls", "%d is not within 0 to 100000", l.Calls))
-	}
-	if l := t.Limits; l.CallsPerSecond < 0 || l.CallsPerSecond > 10000 {
-		errs = append(errs, invalid("limits.calls_per_second", "%d is not within 0 to 10000", l.CallsPerSecond))
 	}
 	return errors.Join(errs...)
 }
@@ -163,69 +188,4 @@ func validSource(field string, p netip.Prefix) error {
 // 64, 128) and those that stand there as at most 256 networks of such a length.
 func validBits6(bits int) bool {
 	return bits == 32 || bits >= 40 && bits <= 48 || bits >= 56 && bits <= 64 || bits == 128
-}
-
-func (t *Tenant) validUsers() error {
-	var errs []error
-	seen := make(map[string]bool, len(t.Users))
-	for i, u := range t.Users {
-		at := func(f string) string { return fmt.Sprintf("users[%d].%s", i, f) }
-		if !extensionForm.MatchString(u.Extension) {
-			errs = append(errs, invalid(at("extension"), "%q is not an extension: use 1 to 15 of a-z, 0-9, - and _", u.Extension))
-		}
-		if seen[u.Extension] {
-			errs = append(errs, conflict(at("extension"), "%q is there twice in tenant %q", u.Extension, t.ID))
-		}
-		seen[u.Extension] = true
-		if b, err := hex.DecodeString(u.HA1); err != nil || len(b) != 16 || strings.ToLower(u.HA1) != u.HA1 {
-			errs = append(errs, invalid(at("ha1"), "is not MD5(extension:realm:password) as 32 lower-case hex digits"))
-		}
-		if u.CallerID != "" && !numberForm.MatchString(u.CallerID) {
-			errs = append(errs, invalid(at("caller_id"), "%q is not an E.164 number without '+'", u.CallerID))
-		}
-		errs = append(errs, validText(at("name"), u.Name))
-	}
-	return errors.Join(errs...)
-}
-
-func (t *Tenant) validNumbers() error {
-	var errs []error
-	users := make(map[string]bool, len(t.Users))
-	for _, u := range t.Users {
-		users[u.Extension] = true
-	}
-	for i, n := range t.Numbers {
-		at := func(f string) string { return fmt.Sprintf("numbers[%d].%s", i, f) }
-		if !numberForm.MatchString(n.Number) {
-			errs = append(errs, invalid(at("number"), "%q is not an E.164 number without '+'", n.Number))
-		}
-		if !users[n.User] {
-			errs = append(errs, invalid(at("user"), "tenant %q has no user %q", t.ID, n.User))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (t *Tenant) validTrunks() error {
-	var errs []error
-	seen := make(map[string]bool, len(t.Trunks))
-	for i, k := range t.Trunks {
-		at := func(f string) string { return fmt.Sprintf("trunks[%d].%s", i, f) }
-		errs = append(errs, validID(at("name"), k.Name))
-		if seen[k.Name] {
-			errs = append(errs, conflict(at("name"), "%q is there twice in tenant %q", k.Name, t.ID))
-		}
-		seen[k.Name] = true
-		// A zone may hold any character, and the host becomes part of a SIP URI.
-		if a, err := netip.ParseAddr(k.Host); err != nil || a.Zone() != "" {
-			errs = append(errs, validHost(at("host"), k.Host))
-		}
-		if k.Port == 0 {
-			errs = append(errs, invalid(at("port"), "is missing: 5060 is usual"))
-		}
-		if !prefixForm.MatchString(k.Prefix) {
-			errs = append(errs, invalid(at("prefix"), "%q is not 0 to 15 digits", k.Prefix))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -183,10 +183,10 @@ func TestValidate(t *testing.T) {
 		{"tenants[acme].users[1].extension", broken(func(t *Tenant) { t.Users = append(t.Users, User{Extension: "A@b", HA1: someHA1}) }), "not an extension"},
 		{"tenants[acme].users[1].extension", broken(func(t *Tenant) { t.Users = append(t.Users, t.Users[0]) }), "there twice"},
 
-		{"tenants[acme].numbers[0].number", broken(func(t *Tenant) { t.Numbers = []Number{{"+4930", "1001"}} }), "E.164"},
-		{"tenants[acme].numbers[0].number", broken(func(t *Tenant) { t.Numbers = []Number{{"1234567890123456", "1001"}} }), "E.164"},
-		{"tenants[acme].numbers[0].number", broken(func(t *Tenant) { t.Numbers = []Number{{"030", "1001"}} }), "E.164"},
-		{"tenants[acme].numbers[0].user", broken(func(t *Tenant) { t.Numbers = []Number{{"4930", "1009"}} }), `no user "1009"`},
+		{"tenants[acme].numbers[0].number", broken(func(t *Tenant) { t.Numbers = []Number{{Number: "+4930", User: "1001"}} }), "E.164"},
+		{"tenants[acme].numbers[0].number", broken(func(t *Tenant) { t.Numbers = []Number{{Number: "1234567890123456", User: "1001"}} }), "E.164"},
+		{"tenants[acme].numbers[0].number", broken(func(t *Tenant) { t.Numbers = []Number{{Number: "030", User: "1001"}} }), "E.164"},
+		{"tenants[acme].numbers[0].user", broken(func(t *Tenant) { t.Numbers = []Number{{Number: "4930", User: "1009"}} }), `no user "1009"`},
 		{"tenants[acme].numbers[1].number", broken(func(t *Tenant) { t.Numbers = append(t.Numbers, t.Numbers[0]) }), "belongs to both"},
 
 		{"tenants[acme].trunks[0].name", withTrunk(func(k *Trunk) { k.Name = "" }), "is not an id"},
@@ -238,7 +238,7 @@ func TestOwners(t *testing.T) {
 		{"tenants[zulu].domains[1]", zulu(func(t *Tenant) { t.Domains = append(t.Domains, "acme.example") }), []string{"acme.example", `tenant "acme"`, `tenant "zulu"`}},
 		{"tenants[zulu].domains[1]", zulu(func(t *Tenant) { t.Domains = append(t.Domains, "sbc.example") }), []string{"sbc.example", `SBC "sbc1"`, `tenant "zulu"`}},
 		{"tenants[zulu].domains[1]", zulu(func(t *Tenant) { t.Domains = append(t.Domains, "127.0.0.1") }), []string{"127.0.0.1", `SBC "sbc1"`, `tenant "zulu"`}},
-		{"tenants[zulu].numbers[0].number", zulu(func(t *Tenant) { t.Numbers = []Number{{"4930123", "1"}} }), []string{"4930123", `tenant "acme"`, `tenant "zulu"`}},
+		{"tenants[zulu].numbers[0].number", zulu(func(t *Tenant) { t.Numbers = []Number{{Number: "4930123", User: "1"}} }), []string{"4930123", `tenant "acme"`, `tenant "zulu"`}},
 		{"nodes[fs9].sip", put(Change{Nodes: []Node{{ID: "fs9", Pool: "bulk", SIP: "127.0.0.1:5081"}}}), []string{"127.0.0.1:5081", `node "fs1"`, `node "fs9"`}},
 		{"nodes[fs9].esl", put(Change{Nodes: []Node{{ID: "fs8", Pool: "bulk", SIP: "127.0.0.1:6000", ESL: "127.0.0.1:7000"}, {ID: "fs9", Pool: "bulk", SIP: "127.0.0.1:6001", ESL: "127.0.0.1:7000"}}}), []string{"127.0.0.1:7000", `node "fs8"`, `node "fs9"`}},
 		{"sbcs[sbc1].sip", put(Change{Nodes: []Node{{ID: "fs9", Pool: "bulk", SIP: "127.0.0.1:5060"}}}), []string{"127.0.0.1:5060", `node "fs9"`, `SBC "sbc1"`}},

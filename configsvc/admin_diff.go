@@ -20,7 +20,7 @@ type Difference struct {
 
 // Differences tells what c changes in from, field by field: at most limit of
 // them, and whether there are more. Entries of lists go by their own key and
-// not by their place. Digest secrets are never shown, only that they change.
+// not by their place. Secrets are never shown, only that they change.
 func Differences(from bulkhead.State, c *bulkhead.Change, limit int) (list []Difference, more bool) {
 	d := &differ{limit: limit}
 	differencesIn(d, cells(), from, c)
@@ -75,9 +75,13 @@ func (d *differ) add(x Difference) {
 }
 
 // keyOfEntry names the key of each list whose entries have one.
-var keyOfEntry = map[string]string{"users": "extension", "numbers": "number", "trunks": "name"}
+var keyOfEntry = map[string]string{
+	"users": "extension", "numbers": "number", "trunks": "name",
+	"groups": "name", "schedules": "name", "announcements": "name", "pbx": "name",
+}
 
-const secretKey = "ha1"
+// secretKeys are never shown, neither before nor after.
+var secretKeys = map[string]bool{"ha1": true, "password": true}
 
 func (d *differ) walk(path string, from, to any) {
 	a, ok1 := from.(map[string]any)
@@ -93,7 +97,7 @@ func (d *differ) walk(path string, from, to any) {
 		if path != "" {
 			at = path + "." + k
 		}
-		if k == secretKey {
+		if secretKeys[k] {
 			if a[k] != b[k] {
 				d.add(Difference{Path: at, Action: action(a[k], b[k])})
 			}

@@ -161,7 +161,11 @@ func (d *decoder) value(pointer string, t json.Token, v reflect.Value) error {
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
+		made := reflect.New(v.Type().Elem()) // new: what is there may be shared with a state
+		if d.merge && !v.IsNil() {
+			made.Elem().Set(v.Elem())
+		}
+		v.Set(made)
 		return d.value(pointer, t, v.Elem())
 	case reflect.Struct:
 		return d.object(pointer, t, v)

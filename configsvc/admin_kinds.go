@@ -136,10 +136,10 @@ func trunks() *entries[bulkhead.Trunk, bulkhead.Trunk] {
 		name: "trunks", param: "trunk", admit: guard{tenantReads: true},
 		list: func(t *bulkhead.Tenant) *[]bulkhead.Trunk { return &t.Trunks },
 		key:  key, keyOf: key, begin: copied[bulkhead.Trunk],
-		finish: func(b *bulkhead.Trunk, _ *bulkhead.Tenant, _ *bulkhead.Trunk) (bulkhead.Trunk, []issue) {
-			return *b, nil
+		finish: func(b *bulkhead.Trunk, t *bulkhead.Tenant, _ *bulkhead.Trunk) (bulkhead.Trunk, []issue) {
+			return keepPassword(*b, t), nil
 		},
-		view: shown[bulkhead.Trunk],
+		view: func(p *principal, k *bulkhead.Trunk) any { return viewTrunk(p, k) },
 	}
 }
 

@@ -71,6 +71,10 @@ func TestDescriptionHasTheFields(t *testing.T) {
 		"Number": reflect.TypeFor[bulkhead.Number](), "Trunk": reflect.TypeFor[bulkhead.Trunk](), "Limits": reflect.TypeFor[bulkhead.Limits](),
 		"Change": reflect.TypeFor[bulkhead.Change](), "Deletion": reflect.TypeFor[bulkhead.Deletion](), "Token": reflect.TypeFor[registry.Token](),
 		"UserInput": reflect.TypeFor[userBody](), "TenantInput": reflect.TypeFor[tenantBody](), "ChangeInput": reflect.TypeFor[bulkBody](),
+		"Class": reflect.TypeFor[bulkhead.Class](), "Group": reflect.TypeFor[bulkhead.Group](), "Schedule": reflect.TypeFor[bulkhead.Schedule](),
+		"Hours": reflect.TypeFor[bulkhead.Hours](), "Exception": reflect.TypeFor[bulkhead.Exception](), "Forward": reflect.TypeFor[bulkhead.Forward](),
+		"Announcement": reflect.TypeFor[bulkhead.Announcement](), "Handover": reflect.TypeFor[bulkhead.Handover](), "Dialling": reflect.TypeFor[bulkhead.Dialling](),
+		"CallerIDPolicy": reflect.TypeFor[bulkhead.CallerIDPolicy](), "HeaderRule": reflect.TypeFor[bulkhead.HeaderRule](),
 		"AuditEntry": reflect.TypeFor[registry.AuditEntry](), "Revision": reflect.TypeFor[revisionView](), "Difference": reflect.TypeFor[Difference](),
 		"Applied": reflect.TypeFor[applied](), "Problem": reflect.TypeFor[problem](),
 	} {

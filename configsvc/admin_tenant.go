@@ -96,6 +96,9 @@ func (b *tenantBody) finish(old *bulkhead.Tenant) (bulkhead.Tenant, []issue) {
 		}
 	}
 	var issues []issue
+	for i := range t.Trunks {
+		t.Trunks[i] = keepPassword(t.Trunks[i], old)
+	}
 	t.Users = make([]bulkhead.User, 0, len(b.Users))
 	for i := range b.Users {
 		u, wrong := b.Users[i].finish(t.Realm(), oldRealm, oldUsers[b.Users[i].Extension], fmt.Sprintf("/users/%d", i))
@@ -105,6 +108,18 @@ func (b *tenantBody) finish(old *bulkhead.Tenant) (bulkhead.Tenant, []issue) {
 		t.Users = append(t.Users, u)
 	}
 	return t, issues
+}
+
+// keepPassword gives a trunk that comes with a username but no password the
+// one that the trunk of its name has: it is not shown to everybody who writes.
+func keepPassword(k bulkhead.Trunk, t *bulkhead.Tenant) bulkhead.Trunk {
+	if t == nil || k.Password != "" || k.Username == "" {
+		return k
+	}
+	if i := slices.IndexFunc(t.Trunks, func(o bulkhead.Trunk) bool { return o.Name == k.Name }); i >= 0 {
+		k.Password = t.Trunks[i].Password
+	}
+	return k
 }
 
 // userView is a user whose digest secret may be left out.
@@ -128,8 +143,21 @@ type tenantView struct {
 	Users []userView `json:"users,omitempty"`
 }
 
+// viewTrunk leaves the password out for whoever may not see it.
+func viewTrunk(p *principal, k *bulkhead.Trunk) bulkhead.Trunk {
+	v := *k
+	if !p.seesSecrets() {
+		v.Password = ""
+	}
+	return v
+}
+
 func viewTenant(p *principal, t *bulkhead.Tenant) tenantView {
 	v := tenantView{Tenant: *t, Users: make([]userView, 0, len(t.Users))}
+	v.Trunks = make([]bulkhead.Trunk, 0, len(t.Trunks))
+	for i := range t.Trunks {
+		v.Trunks = append(v.Trunks, viewTrunk(p, &t.Trunks[i]))
+	}
 	for i := range t.Users {
 		v.Users = append(v.Users, viewUser(p, &t.Users[i]))
 	}

@@ -23,7 +23,7 @@ var Malformed = route.Reject{Status: 503, Cause: 41, Reason: "malformed request"
 // came with the call except ids.
 type Summary struct {
 	Section  string // dialplan, directory, configuration, other
-	Outcome  string // user, trunk, reject, found, not found, malformed
+	Outcome  string // user, trunk, announcement, voicemail, handover, reject, found, not found, malformed
 	Tenant   bulkhead.TenantID
 	Pool     bulkhead.PoolID
 	Revision bulkhead.RevisionNumber
@@ -84,11 +84,18 @@ func answerDialplan(x *route.Snapshot, node bulkhead.NodeID, req *Request, err e
 }
 
 func outcome(p route.Plan) string {
-	switch p.Actions[len(p.Actions)-1].(type) {
-	case route.DialUser:
+	switch a := p.Actions[len(p.Actions)-1].(type) {
+	case route.Dial:
+		if _, ok := a.Legs[0].(route.DialTrunk); ok {
+			return "trunk"
+		}
 		return "user"
-	case route.DialTrunk:
-		return "trunk"
+	case route.Play:
+		return "announcement"
+	case route.Voicemail:
+		return "voicemail"
+	case route.Handover:
+		return "handover"
 	}
 	return "reject"
 }

@@ -51,6 +51,8 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
+func plain(l route.Leg) []route.Action { return []route.Action{route.Dial{Legs: []route.Leg{l}}} }
+
 // TestHostilePlans: a plan that should never have got past State.Validate is
 // answered with a rejection, not rendered.
 func TestHostilePlans(t *testing.T) {
@@ -58,15 +60,15 @@ func TestHostilePlans(t *testing.T) {
 		id := bulkhead.TenantID(h)
 		plans := []route.Plan{
 			{Tenant: id, Pool: bulkhead.PoolID(h), SBC: bulkhead.SBCID(h), Cell: bulkhead.CellID(h), Actions: []route.Action{route.UnknownNumber}},
-			{Actions: []route.Action{route.DialUser{Extension: h, Realm: "a.example", SBC: "10.0.0.1:5060"}}},
-			{Actions: []route.Action{route.DialUser{Extension: "1", Realm: h, SBC: "10.0.0.1:5060"}}},
-			{Actions: []route.Action{route.DialUser{Extension: "1", Realm: "a.example", SBC: h}}},
-			{Actions: []route.Action{route.DialTrunk{Host: h, Port: 5060, Number: "1"}}},
-			{Actions: []route.Action{route.DialTrunk{Host: "a.example", Port: 5060, Number: h}}},
-			{Actions: []route.Action{route.DialTrunk{Host: "a.example", Port: 5060, Number: "1", CallerID: h}}},
+			{Actions: plain(route.DialUser{Extension: h, Realm: "a.example", SBC: "10.0.0.1:5060"})},
+			{Actions: plain(route.DialUser{Extension: "1", Realm: h, SBC: "10.0.0.1:5060"})},
+			{Actions: plain(route.DialUser{Extension: "1", Realm: "a.example", SBC: h})},
+			{Actions: plain(route.DialTrunk{Host: h, Port: 5060, Number: "1"})},
+			{Actions: plain(route.DialTrunk{Host: "a.example", Port: 5060, Number: h})},
+			{Actions: plain(route.DialTrunk{Host: "a.example", Port: 5060, Number: "1", CallerID: h})},
 			{Actions: []route.Action{route.Reject{Status: 404, Reason: h}}},
 			{Actions: []route.Action{route.Reject{Status: 200}}},
-			{Codecs: []string{h}, Actions: []route.Action{route.DialUser{Extension: "1", Realm: "a.example", SBC: "10.0.0.1:5060"}}},
+			{Codecs: []string{h}, Actions: plain(route.DialUser{Extension: "1", Realm: "a.example", SBC: "10.0.0.1:5060"})},
 			{Actions: nil},
 			{Actions: []route.Action{nil}},
 		}
@@ -103,12 +105,12 @@ func FuzzRender(f *testing.F) {
 		f.Add(h, h, h, h, h, h, h)
 	}
 	f.Fuzz(func(t *testing.T, context, id, number, host, sbc, callerID, codec string) {
-		for _, a := range []route.Action{
+		for _, leg := range []route.Leg{
 			route.DialUser{Extension: number, Realm: host, SBC: sbc},
 			route.DialTrunk{Host: host, Port: 5060, Number: number, CallerID: callerID},
 		} {
 			b, _ := RenderDialplan(nil, &Request{Context: context}, bulkhead.NodeID(id), route.Plan{
-				Tenant: bulkhead.TenantID(id), Codecs: []string{codec}, Actions: []route.Action{a},
+				Tenant: bulkhead.TenantID(id), Codecs: []string{codec}, Actions: plain(leg),
 			})
 			wellFormed(t, b)
 			parse(t, b)

@@ -106,32 +106,46 @@ func exports(dst []byte, node bulkhead.NodeID, p route.Plan) []byte {
 // renderAction appends one action of a plan; ok is false if it cannot be rendered.
 func renderAction(dst []byte, p route.Plan, a route.Action) (_ []byte, _ *route.Reject, ok bool) {
 	switch a := a.(type) {
-	case route.DialUser:
-		if !isToken(a.Extension) || !isHost(a.Realm) || !isAddrPort(a.SBC) {
+	case route.Dial:
+		// One leg and nothing after it is all that there are words for here.
+		if len(a.Legs) != 1 || len(a.Busy)+len(a.NoAnswer)+len(a.Unavailable)+len(a.Otherwise) > 0 {
 			return dst, nil, false
 		}
-		if dst, ok = bridging(dst, p.Codecs); !ok {
-			return dst, nil, false
-		}
-		return action(dst, "bridge", "sofia/internal/", a.Extension, "@", a.Realm, ";fs_path=sip:", a.SBC), nil, true
-	case route.DialTrunk:
-		host, fine := hostPort(a.Host, a.Port)
-		if !fine || !isDigits(a.Number) || (a.CallerID != "" && !isDigits(a.CallerID)) {
-			return dst, nil, false
-		}
-		if dst, ok = bridging(dst, p.Codecs); !ok {
-			return dst, nil, false
-		}
-		vars := ""
-		if a.CallerID != "" {
-			vars = "{origination_caller_id_number=" + a.CallerID + "}"
-		}
-		return action(dst, "bridge", vars, "sofia/internal/", a.Number, "@", host), nil, true
+		dst, ok = renderLeg(dst, p, a.Legs[0])
+		return dst, nil, ok
 	case route.Reject:
 		dst, r := respond(dst, a)
 		return dst, r, true
 	}
 	return dst, nil, false
+}
+
+// renderLeg appends the bridge to a leg; ok is false if it cannot be rendered.
+func renderLeg(dst []byte, p route.Plan, l route.Leg) (_ []byte, ok bool) {
+	switch a := l.(type) {
+	case route.DialUser:
+		if !isToken(a.Extension) || !isHost(a.Realm) || !isAddrPort(a.SBC) {
+			return dst, false
+		}
+		if dst, ok = bridging(dst, p.Codecs); !ok {
+			return dst, false
+		}
+		return action(dst, "bridge", "sofia/internal/", a.Extension, "@", a.Realm, ";fs_path=sip:", a.SBC), true
+	case route.DialTrunk:
+		host, fine := hostPort(a.Host, a.Port)
+		if !fine || a.Gateway || a.Anonymous || !isDigits(a.Number) || (a.CallerID != "" && !isDigits(a.CallerID)) {
+			return dst, false
+		}
+		if dst, ok = bridging(dst, p.Codecs); !ok {
+			return dst, false
+		}
+		vars := ""
+		if a.CallerID != "" {
+			vars = "{origination_caller_id_number=" + a.CallerID + "}"
+		}
+		return action(dst, "bridge", vars, "sofia/internal/", a.Number, "@", host), true
+	}
+	return dst, false
 }
 
 // bridging appends what has to be set before a bridge. The SBC's headers must

@@ -55,6 +55,9 @@ func (l *loader) value(n *yaml.Node, field string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:
 		l.fields(n, field, v)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		l.value(n, field, v.Elem())
 	case reflect.Slice:
 		if !l.is(n, yaml.SequenceNode, field) {
 			return

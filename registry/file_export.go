@@ -23,7 +23,7 @@ import (
 // gives the same bytes. It holds the users' digest secrets.
 func Export(w io.Writer, s bulkhead.State) error {
 	c := s.Change()
-	root := &yaml.Node{Kind: yaml.MappingNode, HeadComment: fmt.Sprintf("Revision %d. The ha1 values are secrets: whoever has one can register as its user.", s.Revision)}
+	root := &yaml.Node{Kind: yaml.MappingNode, HeadComment: fmt.Sprintf("Revision %d. The ha1 and trunk password values are secrets: whoever has one can call at its owner's cost.", s.Revision)}
 	for _, kind := range []struct {
 		name string
 		list any
@@ -99,6 +99,8 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 		return list, nil
 	case reflect.Struct:
 		return encodeFields(v)
+	case reflect.Pointer:
+		return encode(v.Elem())
 	default:
 		return nil, fmt.Errorf("a file cannot hold a %s", v.Type())
 	}

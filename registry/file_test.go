@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -66,7 +67,11 @@ func summary(input string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "put %d cells, %d pools, %d nodes, %d sbcs, %d tenants\n", len(c.Cells), len(c.Pools), len(c.Nodes), len(c.SBCs), len(c.Tenants))
 	for _, t := range c.Tenants {
-		fmt.Fprintf(&b, "%+v\n", t)
+		text, err := json.Marshal(t)
+		if err != nil {
+			return err.Error() + "\n"
+		}
+		fmt.Fprintf(&b, "%s\n", text)
 	}
 	return b.String()
 }

@@ -93,7 +93,7 @@ func BenchmarkDecideNumbers(b *testing.B) {
 		c := route.Call{SBC: "s", Tenant: "tenant0", Number: k.Numbers[n-1].Number}
 		b.Run(fmt.Sprintf("numbers=%d", n), func(b *testing.B) {
 			for b.Loop() {
-				if _, ok := route.Decide(x, c).Actions[0].(route.DialUser); !ok {
+				if _, ok := route.Decide(x, c).Actions[0].(route.Dial); !ok {
 					b.Fatal("the number is unknown")
 				}
 			}

@@ -20,6 +20,10 @@ func Decide(x *Snapshot, c Call) Plan {
 		return p.reject(*refusal)
 	}
 	p.Tenant, p.Pool, p.Set, p.Codecs = h.tenant.ID, h.pool.ID, h.set, h.tenant.Codecs
+	p.Managed = h.tenant.IsManaged()
+	if !p.Managed {
+		return p.reject(Unmanaged)
+	}
 	p.Actions = []Action{x.target(h, sbc, c)}
 	return p
 }
@@ -64,7 +68,7 @@ func (x *Snapshot) locate(cell bulkhead.CellID, c Call) (*home, *Reject) {
 // out again: a carrier's stray number must not become a paid call.
 func (x *Snapshot) target(h *home, sbc *bulkhead.SBC, c Call) Action {
 	user := func(extension string) Action {
-		return DialUser{Extension: extension, Realm: h.realm, SBC: sbc.SIP}
+		return Dial{Legs: []Leg{DialUser{Extension: extension, Realm: h.realm, SBC: sbc.SIP}}}
 	}
 	if h.user(c.Number) != nil {
 		return user(c.Number)
@@ -73,7 +77,7 @@ func (x *Snapshot) target(h *home, sbc *bulkhead.SBC, c Call) Action {
 	if number == "" {
 		return UnknownNumber
 	}
-	if n := x.numbers.find(number); n != nil && n.home == h {
+	if n := x.numbers.find(number); n != nil && n.home == h && n.user != "" {
 		return user(n.user)
 	}
 	caller := h.user(c.User)
@@ -89,7 +93,7 @@ func (x *Snapshot) target(h *home, sbc *bulkhead.SBC, c Call) Action {
 	if best == nil {
 		return UnknownNumber
 	}
-	return DialTrunk{Trunk: best.Name, Host: best.Host, Port: best.Port, Number: number, CallerID: caller.CallerID}
+	return Dial{Legs: []Leg{DialTrunk{Trunk: best.Name, Host: best.Host, Port: best.Port, Number: number, CallerID: caller.CallerID}}}
 }
 
 // digits returns a dialled number without its '+', or "" when it is not 2 to

@@ -76,14 +76,16 @@ const (
 	stranger   = "203.0.113.16"
 )
 
+func dial(l route.Leg) route.Action { return route.Dial{Legs: []route.Leg{l}} }
+
 func dialUser(extension, realm, sbc string) route.Action {
-	return route.DialUser{Extension: extension, Realm: realm, SBC: sbc}
+	return dial(route.DialUser{Extension: extension, Realm: realm, SBC: sbc})
 }
 
 func TestDecide(t *testing.T) {
 	rings := func(extension string) route.Action { return dialUser(extension, "acme.example", "127.0.0.1:5060") }
 	trunk := func(name, host string, port uint16, number, callerID string) route.Action {
-		return route.DialTrunk{Trunk: name, Host: host, Port: port, Number: number, CallerID: callerID}
+		return dial(route.DialTrunk{Trunk: name, Host: host, Port: port, Number: number, CallerID: callerID})
 	}
 	for name, c := range map[string]struct {
 		sbc, domain, source, number, user string
@@ -161,7 +163,7 @@ func TestDecideForALocatedTenant(t *testing.T) {
 		},
 		"user of the tenant": {
 			route.Call{SBC: "sbc-e", Tenant: "bolt", Number: "+1555", User: "1001"}, "bolt",
-			route.DialTrunk{Trunk: "us", Host: "carrier.example", Port: 5060, Number: "1555"},
+			dial(route.DialTrunk{Trunk: "us", Host: "carrier.example", Port: 5060, Number: "1555"}),
 		},
 		"no user":               {route.Call{SBC: "sbc-e", Tenant: "bolt", Number: "+1555"}, "bolt", route.UnknownNumber},
 		"other tenant's user":   {route.Call{SBC: "sbc-e", Tenant: "bolt", Number: "+1555", User: "1002"}, "bolt", route.UnknownNumber},

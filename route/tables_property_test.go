@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -174,11 +175,12 @@ func checkPlan(t *rapid.T, x *route.Snapshot, c route.Call, rows map[string]stri
 	c.Tenant = first.Tenant
 	c.Domain, c.Source = "", netip.Addr{}
 	p := route.Decide(x, c)
-	if expected(p) != expected(first) || len(p.Actions) != 1 || p.Actions[0] != first.Actions[0] {
+	if expected(p) != expected(first) || !cmp.Equal(p.Actions, first.Actions) {
 		t.Fatalf("%+v: a node plans %+v, the SBC %+v", c, p, first)
 	}
-	if d, ok := p.Actions[0].(route.DialUser); ok {
-		if rows["d:"+d.Realm] != string(p.Tenant) || rows["u:"+d.Extension+"@"+string(p.Tenant)] == "" {
+	dial, _ := p.Actions[0].(route.Dial)
+	for _, leg := range dial.Legs {
+		if d, ok := leg.(route.DialUser); ok && (rows["d:"+d.Realm] != string(p.Tenant) || rows["u:"+d.Extension+"@"+string(p.Tenant)] == "") {
 			t.Fatalf("the SBC does not know %+v of tenant %q", d, p.Tenant)
 		}
 	}

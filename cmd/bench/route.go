@@ -65,7 +65,7 @@ func timeDecide(x *route.Snapshot, calls []route.Call, n int) (nsPerCall float64
 	start := time.Now()
 	for i := range n {
 		p := route.Decide(x, calls[i%len(calls)])
-		if _, ok := p.Actions[0].(route.DialUser); !ok {
+		if _, ok := p.Actions[0].(route.Dial); !ok {
 			return 0, fmt.Errorf("call %+v was decided as %+v, not as a call to a user", calls[i%len(calls)], p.Actions[0])
 		}
 	}

@@ -1,0 +1,93 @@
+package bulkhead
+
+// Dialling is how a tenant's users dial, to make E.164 numbers of it. All are
+// digits. Without a country what is dialled must be E.164 already.
+type Dialling struct {
+	Country             string `json:"country,omitempty"`              // country code, 1 to 3 digits: 49
+	Area                string `json:"area,omitempty"`                 // of local numbers, 1 to 5 digits: 30; empty: there are none
+	NationalPrefix      string `json:"national_prefix,omitempty"`      // 0 to 3 digits: 0
+	InternationalPrefix string `json:"international_prefix,omitempty"` // 0 to 5 digits: 00
+	OutsidePrefix       string `json:"outside_prefix,omitempty"`       // 0 to 2 digits that get an outside line: 9
+}
+
+// The destination classes that no cell defines.
+const (
+	National      = "national"      // in the tenant's country
+	International = "international" // in another, or the tenant has none
+)
+
+// Premium is the usual name of the class of numbers that cost the caller money.
+const Premium = "premium"
+
+// DefaultEmergency are a tenant's emergency numbers when it lists none.
+var DefaultEmergency = []string{"112", "911"}
+
+// EmergencyNumbers returns the tenant's emergency numbers, as dialled.
+func (t *Tenant) EmergencyNumbers() []string {
+	if len(t.Emergency) == 0 {
+		return DefaultEmergency
+	}
+	return t.Emergency
+}
+
+// DefaultFailoverCauses are the Q.850 causes after which the next trunk is
+// tried: the trunk's fault, not the called's. No route (2, 3), out of order
+// (27, 38), no circuit (34), temporary failure (41), congestion (42), channel
+// not available (44), resource unavailable (47), service not available (63)
+// and not implemented (79), timer expiry (102), interworking (127).
+var DefaultFailoverCauses = []int{2, 3, 27, 34, 38, 41, 42, 44, 47, 63, 79, 102, 127}
+
+// Causes returns the Q.850 causes after which the next trunk is tried.
+func (t *Tenant) Causes() []int {
+	if len(t.FailoverCauses) == 0 {
+		return DefaultFailoverCauses
+	}
+	return t.FailoverCauses
+}
+
+// CallerIDMode says what the called of an outbound call sees.
+type CallerIDMode string
+
+// The modes of caller id.
+const (
+	CallerIDOwn       CallerIDMode = "own"       // the user's, if it is a number of the tenant, else the policy's, else anonymous
+	CallerIDFixed     CallerIDMode = "fixed"     // the policy's number
+	CallerIDAnonymous CallerIDMode = "anonymous" // nothing
+)
+
+// CallerIDPolicy is the tenant's policy for outbound calls.
+type CallerIDPolicy struct {
+	Mode   CallerIDMode `json:"mode,omitempty"`   // empty: CallerIDOwn
+	Number string       `json:"number,omitempty"` // E.164 digits: a number of the tenant, or any for CallerIDFixed
+}
+
+// HeaderAction is what a rule does to a SIP header.
+type HeaderAction string
+
+// The actions on headers.
+const (
+	AddHeader     HeaderAction = "add"     // beside those of the same name
+	RemoveHeader  HeaderAction = "remove"  // all of the name
+	ReplaceHeader HeaderAction = "replace" // instead of those of the same name
+)
+
+// HeaderRule changes a header of the INVITE to a trunk.
+type HeaderRule struct {
+	Action HeaderAction `json:"action"`
+	Name   string       `json:"name"`            // X-..., but not X-Bulkhead-..., or one of HeaderNames
+	Value  string       `json:"value,omitempty"` // 1 to 128 of letters, digits, space and . : @ + / _ = -; none to remove
+}
+
+// HeaderNames are the headers without X- that a rule may name.
+var HeaderNames = []string{"Accept-Language", "Alert-Info", "Diversion", "Organization", "P-Charge-Info", "Priority", "Privacy", "Subject", "User-to-User"}
+
+// Recording says which calls are recorded.
+type Recording string
+
+// What is recorded.
+const (
+	RecordNone     Recording = "none"
+	RecordInbound  Recording = "inbound"  // calls that come from outside
+	RecordOutbound Recording = "outbound" // calls that a user places to the outside
+	RecordAll      Recording = "all"      // also those between users
+)
