@@ -7,6 +7,7 @@
 //	         ══ Cdr events of AMI ══> rows of a channel, joined ═════╝
 //
 //	Asterisk ── outbound WebSocket, keeps events while we are away ──> Outbound ──> emit(cdr.Event)
+//	Asterisk ── channel event log on disk, whoever listens ──> CELLog ──> cdr.Record
 //
 // # What is a leg
 //
@@ -19,8 +20,8 @@
 // What became of a leg is told by the dialstatus of Dial events and by the
 // order of events, never by the hangup cause alone: that is 127 for a call
 // that its caller cancelled, and 0 for one that nobody answered. AMI's Cdr
-// events are of callers only, in whole seconds; a leg that was dialled has no
-// second report.
+// events are of callers only, in whole seconds. The channel event log has every
+// leg, with microseconds: it makes records complete through a gap.
 //
 // # Versions
 //
@@ -31,7 +32,7 @@
 // # Modules
 //
 // res_http_websocket, res_stasis and res_ari with res_ari_applications,
-// res_ari_asterisk, res_ari_channels and res_ari_events; for AMI cdr_manager;
+// res_ari_asterisk, res_ari_channels and res_ari_events; for AMI cdr_manager; for the log cel_custom and func_strings;
 // func_cdr and func_channel for what is asked of channels; for Outbound
 // res_websocket_client. The files in conf/ are all that is added to the
 // configuration; RenderConf fills them in.
@@ -52,7 +53,10 @@
 //   - Asterisk makes no channel, and so no event, of a call to an extension
 //     that does not exist, or of one that it does not authenticate.
 //   - Asterisk keeps nothing for a Source that is away. A leg that began and
-//     ended within the gap is lost to ARI; AMI may tell of its caller.
+//     ended within the gap is lost to ARI; AMI may tell of its caller, the
+//     channel event log tells of it.
+//   - The channel event log does not have what was on the wire: no Call-ID, no
+//     ringing, no media, and no SIP status where several make one cause.
 //   - Of a leg that was answered in a gap, Asterisk is asked when that was. If
 //     it ends before it could be asked, the last Dial's own measure is taken,
 //     or the answer of its caller's leg; whatever is left, AMI fills in.

@@ -175,3 +175,37 @@ func FuzzQuality(f *testing.F) {
 		}
 	})
 }
+
+func FuzzCELLog(f *testing.F) {
+	b, err := os.ReadFile("testdata/captures/cel-01-calls.csv")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`"HANGUP","1795691243.5","1.1","","PJSIP/a-1","","","","","","{""hangupcause"":""x"",""hangupsource"":7}"`))
+	f.Add([]byte(`"CHAN_START","1e308","1.1","1.1","","","","","","",""`))
+	f.Add([]byte("\"CHAN_START\",\"1795691243.5\",\"1.1\"\n\"\xff\"\r\n"))
+	f.Fuzz(func(t *testing.T, rows []byte) {
+		c := NewCELLog("c1", "ast1")
+		c.max = 8
+		for row := range bytes.SplitSeq(rows, []byte("\n")) {
+			r, ok, err := c.Row(row)
+			if err != nil && (ok || !errors.Is(err, bulkhead.Invalid)) {
+				t.Fatalf("%t %v", ok, err)
+			}
+			if ok {
+				valid(t, &r)
+			}
+		}
+		if len(c.legs) > 8 {
+			t.Fatalf("%d legs are remembered", len(c.legs))
+		}
+		state, err := c.State()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Restore(state); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -459,6 +459,7 @@ func TestRealCalls(t *testing.T) {
 			t.Errorf("%s: %+v", a.name, r)
 		}
 	}
+	l.checkCEL(joined)
 }
 
 // checkCallee compares the record of a leg that was dialled with what its

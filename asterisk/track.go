@@ -342,7 +342,9 @@ func guess(r *cdr.Record, caller *leg, known *cdr.Record) bool {
 	if at.IsZero() || at.Before(r.Start) || at.After(r.End) {
 		return false
 	}
+	// It is worked out, not heard: a log that has it to the microsecond knows better.
 	r.Answer = at
+	r.Prov = map[cdr.Source]cdr.Fields{cdr.SourceReconciled: cdr.FieldAnswer}
 	return true
 }
 

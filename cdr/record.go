@@ -62,7 +62,7 @@ type Source string
 const (
 	SourceESL         Source = "esl"         // FreeSWITCH event socket
 	SourceHTTP        Source = "http"        // FreeSWITCH mod_json_cdr, posted
-	SourceFile        Source = "file"        // FreeSWITCH mod_json_cdr, from its err-log-dir
+	SourceFile        Source = "file"        // what the switch itself left on disk: mod_json_cdr in its err-log-dir, Asterisk in its channel event log
 	SourceARI         Source = "ari"         // Asterisk REST interface events
 	SourceAMI         Source = "ami"         // Asterisk manager interface, Cdr events
 	SourceSBC         Source = "sbc"         // Kamailio

@@ -60,6 +60,8 @@ type Config struct {
 	CDRPassword func(node bulkhead.NodeID) string
 	// Sweeps are folders in which nodes leave records that they could not post.
 	Sweeps []Sweep
+	// Follows are logs to which nodes append what happens to their legs, one a node.
+	Follows []Follow
 	// KeepRaw keeps what second sources sent, compressed, beside the record.
 	// For the nodes' events their Source decides.
 	KeepRaw bool
@@ -109,6 +111,11 @@ func (c *Config) Validate() error {
 	check(c.DecodeCDR != nil || c.CDRPassword == nil && len(c.Sweeps) == 0, "DecodeCDR", "must be set if records of nodes are taken")
 	for i, w := range c.Sweeps {
 		check(w.Node != "" && w.Dir != "" && filepath.Clean(w.Done) != filepath.Clean(w.Dir), fmt.Sprintf("Sweeps[%d]", i), "must name a node, its folder, and another folder for what is done")
+	}
+	followed := map[bulkhead.NodeID]bool{}
+	for i, w := range c.Follows {
+		check(w.Node != "" && filepath.IsAbs(w.Path) && w.Rows != nil && !followed[w.Node], fmt.Sprintf("Follows[%d]", i), "must name a node, once, its log by an absolute path, and what reads its rows")
+		followed[w.Node] = true
 	}
 	return errors.Join(errs...)
 }
@@ -208,14 +215,17 @@ func (b *Bridge) Run(ctx context.Context) error {
 	drain := make(chan struct{})
 	recorded := make(chan error, 1)
 	go func() { recorded <- b.rec.run(recCtx, drain) }()
-	var sweepers sync.WaitGroup
+	var files sync.WaitGroup
 	for _, w := range b.cfg.Sweeps {
-		sweepers.Go(func() { newSweeper(b, w).run(ctx) })
+		files.Go(func() { newSweeper(b, w).run(ctx) })
+	}
+	for _, w := range b.cfg.Follows {
+		files.Go(func() { newFollower(b, w).run(ctx) })
 	}
 
 	running := b.supervise(ctx)
 	stopped := b.stopAll(running)
-	sweepers.Wait()
+	files.Wait()
 	close(drain)
 	deadline := time.AfterFunc(stopWait, stopRecorder)
 	defer deadline.Stop()

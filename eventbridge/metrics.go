@@ -28,6 +28,7 @@ type metrics struct {
 	cdrRecords    *prometheus.CounterVec
 	cdrUndecoded  *prometheus.CounterVec
 	sweepErrors   *prometheus.CounterVec
+	followLost    *prometheus.CounterVec
 	unmatched     *prometheus.CounterVec
 	quarantined   *prometheus.CounterVec
 }
@@ -56,15 +57,16 @@ func newMetrics(reg prometheus.Registerer, b *Bridge) (*metrics, error) {
 		unencodable:   plain("bulkhead_eventbridge_unencodable_total", "Records that could not be encoded, and are lost."),
 		sbcRecords:    counter("bulkhead_eventbridge_sbc_records_total", "Refusals and failovers that SBCs reported.", "kind"),
 		sbcUndecoded:  plain("bulkhead_eventbridge_sbc_undecoded_total", "Bodies from SBCs that could not be decoded whole and went into the stream raw."),
-		cdrRecords:    counter("bulkhead_eventbridge_cdr_records_total", "Call records that nodes posted or left in a folder.", "node", "source"),
-		cdrUndecoded:  counter("bulkhead_eventbridge_cdr_undecoded_total", "Of those, bodies that could not be decoded whole.", "node", "source"),
-		sweepErrors:   counter("bulkhead_eventbridge_sweep_errors_total", "Failed attempts to read a folder of call records, or to move one of its files away.", "node"),
+		cdrRecords:    counter("bulkhead_eventbridge_cdr_records_total", "Call records that nodes posted, left in a folder or appended to a log.", "node", "source"),
+		cdrUndecoded:  counter("bulkhead_eventbridge_cdr_undecoded_total", "Of those, bodies that could not be decoded whole, and rows that could not be decoded.", "node", "source"),
+		sweepErrors:   counter("bulkhead_eventbridge_sweep_errors_total", "Failed attempts to read a folder or a log of call records, or to move a file away.", "node"),
+		followLost:    counter("bulkhead_eventbridge_follow_lost_total", "Times that a log was replaced before it was read to its end, as far as is known.", "node"),
 		unmatched:     counter("bulkhead_eventbridge_unmatched_legs_total", "Legs stored without a tenant, because neither the switch nor a rule names one.", "node"),
 		quarantined:   counter("bulkhead_eventbridge_quarantined_fields_total", "Fields that could not be understood and are kept among the attributes.", "node", "source"),
 	}
 	err := m.Register(reg, "eventbridge", m.events, m.dropped, m.gaps, m.untracked, m.invalid, m.append, m.appendErrors,
 		m.journalErrors, m.unencodable, m.sbcRecords, m.sbcUndecoded,
-		m.cdrRecords, m.cdrUndecoded, m.sweepErrors, m.unmatched, m.quarantined, newStateCollector(b))
+		m.cdrRecords, m.cdrUndecoded, m.sweepErrors, m.followLost, m.unmatched, m.quarantined, newStateCollector(b))
 	if err != nil {
 		return nil, err
 	}

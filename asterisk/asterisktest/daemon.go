@@ -181,7 +181,7 @@ func (d *Daemon) configure() error {
 // write writes the configuration: the one in conf/, what replaces it, and what
 // RenderConf makes.
 func (d *Daemon) write() error {
-	for _, sub := range []string{"etc/bulkhead", "var/keys", "var/log"} {
+	for _, sub := range []string{"etc/bulkhead", "var/keys", "var/log", "var/cel-custom"} {
 		if err := os.MkdirAll(filepath.Join(d.Dir, sub), 0o700); err != nil {
 			return err
 		}

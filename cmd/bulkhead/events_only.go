@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -24,6 +25,7 @@ func startEventsOnly(p *parts, g *group, file *nodesFile, listen string, raw boo
 	cfg.Cell, cfg.Rules, cfg.KeepRaw = file.cell, rules, raw
 	passwords := map[bulkhead.NodeID]string{}
 	var sources []eventbridge.Source
+	dialIn := map[bulkhead.NodeID]http.Handler{}
 	for i := range file.nodes {
 		n := &file.nodes[i]
 		source, err := newListedSource(file.cell, n, rules.Vars(), raw, log, p.reg)
@@ -31,6 +33,12 @@ func startEventsOnly(p *parts, g *group, file *nodesFile, listen string, raw boo
 			return nil, fmt.Errorf("%s: node %q: %w", n.pos, n.id, err)
 		}
 		sources = append(sources, source)
+		if h, ok := source.(http.Handler); ok {
+			dialIn[n.id] = h
+		}
+		if n.asterisk.celFile != "" {
+			cfg.Follows = append(cfg.Follows, eventbridge.Follow{Node: n.id, Path: n.asterisk.celFile, Rows: asterisk.NewCELLog(file.cell, n.id)})
+		}
 		if n.jsonCDR != "" {
 			passwords[n.id] = n.jsonCDR
 		}
@@ -43,7 +51,7 @@ func startEventsOnly(p *parts, g *group, file *nodesFile, listen string, raw boo
 		cfg.CDRPassword = func(node bulkhead.NodeID) string { return passwords[node] }
 	}
 	nobody := func(string, string) bool { return false } // there is no SBC
-	b, err := serveBridge(p, g, cfg, listen, nobody, log)
+	b, err := serveBridge(p, g, cfg, listen, dialIn, nobody, log)
 	if err != nil {
 		return nil, err
 	}
@@ -60,15 +68,25 @@ func newListedSource(cell bulkhead.CellID, n *listedNode, vars []string, raw boo
 			ESL: freeswitch.Config{Addr: n.events.address, Password: n.events.password},
 		}, log, reg)
 	case bulkhead.Asterisk:
-		c := asterisk.Config{
-			Node: n.id, Cell: cell, TenantVar: n.variable,
-			ARI: asterisk.ARI{URL: n.events.address, User: n.events.user, Password: n.events.password},
-		}
-		if n.second != nil {
-			c.AMI = asterisk.AMI{Addr: n.second.address, User: n.second.user, Secret: n.second.password}
-		}
-		return asterisk.NewSource(c, log, reg)
+		return newListedAsterisk(cell, n, log, reg)
 	default:
 		return nil, fmt.Errorf("events of %s are not supported by this version: %w", n.kind, bulkhead.Invalid)
 	}
+}
+
+// newListedAsterisk makes the event source of an Asterisk, which connects to
+// us if n says so.
+func newListedAsterisk(cell bulkhead.CellID, n *listedNode, log *slog.Logger, reg prometheus.Registerer) (eventbridge.Source, error) {
+	c := asterisk.Config{
+		Node: n.id, Cell: cell, TenantVar: n.asterisk.variable,
+		ARI: asterisk.ARI{User: n.events.user, Password: n.events.password, App: n.asterisk.app},
+	}
+	if ami := n.asterisk.second; ami != nil {
+		c.AMI = asterisk.AMI{Addr: ami.address, User: ami.user, Secret: ami.password}
+	}
+	if n.asterisk.outbound {
+		return asterisk.NewOutbound(c, log, reg)
+	}
+	c.ARI.URL = "http://" + n.events.address + "/ari"
+	return asterisk.NewSource(c, log, reg)
 }

@@ -33,11 +33,19 @@ type listedNode struct {
 	kind     bulkhead.NodeKind
 	pos      string // file:line
 	events   login  // the event socket, or ARI
-	second   *login // AMI; nil: not used
 	jsonCDR  string // password with which the node posts records; empty: it does not
 	errDir   string // its err-log-dir; empty: not swept
 	doneDir  string // where swept files go; empty: they are deleted
-	variable string // Asterisk: channel variable that holds the tenant's id; empty: the default
+	asterisk listedAsterisk
+}
+
+// listedAsterisk is what only an Asterisk has.
+type listedAsterisk struct {
+	outbound bool   // it connects to us; then events has no address
+	app      string // Stasis application; empty: the default
+	second   *login // AMI; nil: not used
+	celFile  string // its channel event log; empty: not followed
+	variable string // channel variable that holds the tenant's id; empty: the default
 }
 
 // login says how to reach a service of a PBX.
@@ -114,10 +122,13 @@ func (y *yamlReader) node(n *yaml.Node, field string, out *nodesFile) {
 		},
 		"ami": func(n *yaml.Node, field string) {
 			y.fields(n, field, ami.fields(y))
-			l := ami.checked(y, n, field, true)
-			node.second = &l
+			l := ami.checked(y, n, field, true, true)
+			node.asterisk.second = &l
 		},
-		"tenant_var": func(n *yaml.Node, field string) { node.variable = y.text(n, field) },
+		"tenant_var": func(n *yaml.Node, field string) { node.asterisk.variable = y.text(n, field) },
+		"outbound":   func(n *yaml.Node, field string) { node.asterisk.outbound = y.flag(n, field) },
+		"app":        func(n *yaml.Node, field string) { node.asterisk.app = y.text(n, field) },
+		"cel_file":   func(n *yaml.Node, field string) { node.asterisk.celFile = y.path(n, field) },
 	})
 	y.fields(n, field, fields)
 	if n.Kind != yaml.MappingNode {
@@ -128,8 +139,8 @@ func (y *yamlReader) node(n *yaml.Node, field string, out *nodesFile) {
 	}
 	switch node.kind {
 	case bulkhead.FreeSWITCH:
-		if node.second != nil || node.variable != "" || events.user != "" {
-			y.fail(n, field, "user, ami and tenant_var are Asterisk's: leave them out, or say kind: asterisk")
+		if node.asterisk != (listedAsterisk{}) || events.user != "" {
+			y.fail(n, field, "user, ami, tenant_var, outbound, app and cel_file are Asterisk's: leave them out, or say kind: asterisk")
 		}
 	case bulkhead.Asterisk:
 		if node.jsonCDR != "" || node.errDir != "" {
@@ -138,7 +149,12 @@ func (y *yamlReader) node(n *yaml.Node, field string, out *nodesFile) {
 	default:
 		y.fail(n, field+".kind", "%s is neither freeswitch nor asterisk", strconv.Quote(string(node.kind)))
 	}
-	node.events = events.checked(y, n, field, node.kind == bulkhead.Asterisk)
+	if node.asterisk.outbound {
+		if events.address != "" {
+			y.fail(n, field, "has an address, but outbound says that it connects to us: leave one out")
+		}
+	}
+	node.events = events.checked(y, n, field, !node.asterisk.outbound, node.kind == bulkhead.Asterisk)
 	out.nodes = append(out.nodes, node)
 }
 
@@ -163,9 +179,10 @@ func (l *yamlLogin) fields(y *yamlReader) map[string]func(*yaml.Node, string) {
 	}
 }
 
-// checked checks that the keys make a login.
-func (l *yamlLogin) checked(y *yamlReader, n *yaml.Node, field string, user bool) login {
-	if l.address == "" {
+// checked checks that the keys make a login, which needs an address or a user
+// or both.
+func (l *yamlLogin) checked(y *yamlReader, n *yaml.Node, field string, address, user bool) login {
+	if address && l.address == "" {
 		y.fail(n, field, "has no address")
 	}
 	if user && l.user == "" {

@@ -23,7 +23,8 @@ cell: c1
 nodes:
   - {id: fs1, kind: freeswitch, address: "10.0.0.1:8021", password_file: pw, json_cdr: {password: x, err_log_dir: /cdr, done: /done}}
   - {id: fs2, address: "[2001:db8::1]:8021", password: 12345, json_cdr: {err_log_dir: spool}}
-  - {id: ast1, kind: asterisk, address: "ast:8088", user: ari, password: p, ami: {address: "ast:5038", user: ami, password: q}, tenant_var: T}
+  - {id: ast1, kind: asterisk, address: "ast:8088", user: ari, password: p, ami: {address: "ast:5038", user: ami, password: q}, tenant_var: T, app: bridge-1, cel_file: /cel.csv}
+  - {id: ast2, kind: asterisk, outbound: true, user: ari, password: p}
 tenants:
   - id: acme
     match: {domain: [acme.example], account_code: [7]}
@@ -37,14 +38,15 @@ tenants:
 		nodes: []listedNode{
 			{id: "fs1", kind: bulkhead.FreeSWITCH, pos: "n.yaml:4", events: login{"10.0.0.1:8021", "", "s3cret"}, jsonCDR: "x", errDir: "/cdr", doneDir: "/done"},
 			{id: "fs2", kind: bulkhead.FreeSWITCH, pos: "n.yaml:5", events: login{"[2001:db8::1]:8021", "", "12345"}, errDir: filepath.Join(dir, "spool")},
-			{id: "ast1", kind: bulkhead.Asterisk, pos: "n.yaml:6", events: login{"ast:8088", "ari", "p"}, second: &login{"ast:5038", "ami", "q"}, variable: "T"},
+			{id: "ast1", kind: bulkhead.Asterisk, pos: "n.yaml:6", events: login{"ast:8088", "ari", "p"}, asterisk: listedAsterisk{second: &login{"ast:5038", "ami", "q"}, variable: "T", app: "bridge-1", celFile: "/cel.csv"}},
+			{id: "ast2", kind: bulkhead.Asterisk, pos: "n.yaml:7", events: login{"", "ari", "p"}, asterisk: listedAsterisk{outbound: true}},
 		},
 		rules: []eventbridge.Rule{
 			{Tenant: "acme", Attr: "domain", Value: "acme.example"}, {Tenant: "acme", Attr: "account_code", Value: "7"},
 			{Tenant: "acme", Attr: "callee", Value: "+4930", Prefix: true}, {Tenant: "acme", Attr: "var:x", Value: "a", Prefix: true},
 		},
 	}
-	if d := cmp.Diff(want, got, cmp.AllowUnexported(nodesFile{}, listedNode{}, login{})); d != "" {
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(nodesFile{}, listedNode{}, listedAsterisk{}, login{})); d != "" {
 		t.Error(d)
 	}
 }
@@ -72,6 +74,9 @@ func TestNodesFileRefused(t *testing.T) {
 		"FreeSWITCH's AMI":  {"nodes:\n - {id: a, address: 'h:1', password: x, user: u}\n", "are Asterisk's"},
 		"Asterisk's CDRs":   {"nodes:\n - {id: a, kind: asterisk, user: u, address: 'h:1', password: x, json_cdr: {err_log_dir: /x}}\n", "json_cdr is FreeSWITCH's"},
 		"Asterisk's user":   {"nodes:\n - {id: a, kind: asterisk, address: 'h:1', password: x}\n", "has no user"},
+		"FreeSWITCH's log":  {"nodes:\n - {id: a, address: 'h:1', password: x, cel_file: /x}\n", "are Asterisk's"},
+		"two directions":    {"nodes:\n - {id: a, kind: asterisk, user: u, outbound: true, address: 'h:1', password: x}\n", "has an address, but outbound"},
+		"no flag":           {"nodes:\n - {id: a, kind: asterisk, user: u, outbound: 7, password: x}\n", "nodes[0].outbound: must be true or false"},
 		"json_cdr of none":  {"nodes:\n - {id: a, address: 'h:1', password: x, json_cdr: {}}\n", "nodes[0].json_cdr: has neither password"},
 		"done is the same":  {"nodes:\n - {id: a, address: 'h:1', password: x, json_cdr: {err_log_dir: /x, done: /x/}}\n", "must be another folder"},
 		"no list":           {"nodes: {a: b}\n", "n.yaml:1: nodes: must be a list"},

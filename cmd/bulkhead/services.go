@@ -101,7 +101,7 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, f
 	if err != nil {
 		return nil, err
 	}
-	b, err := serveBridge(p, g, cfg, listen, isSBC, log)
+	b, err := serveBridge(p, g, cfg, listen, nil, isSBC, log)
 	if err != nil {
 		return nil, err
 	}
@@ -123,11 +123,20 @@ func (p *parts) sbcCredentials(cell bulkhead.CellID) (func(id, token string) boo
 	}, nil
 }
 
-// posts serves what SBCs and nodes post to a bridge, and nothing else of it:
-// status is for the admin API. Nodes prove themselves to the bridge, SBCs here.
-func posts(events http.Handler, isSBC func(id, token string) bool) http.Handler {
+// posts serves what SBCs and nodes post to a bridge, and the WebSockets that
+// nodes open, and nothing else of it: status is for the admin API. Nodes prove
+// themselves to the bridge or their source, SBCs here.
+func posts(events http.Handler, dialIn map[bulkhead.NodeID]http.Handler, isSBC func(id, token string) bool) http.Handler {
 	r := chi.NewRouter()
 	r.Post("/freeswitch/cdr", events.ServeHTTP)
+	r.Get("/asterisk/{node}", func(w http.ResponseWriter, r *http.Request) {
+		node := dialIn[bulkhead.NodeID(chi.URLParam(r, "node"))]
+		if node == nil {
+			problem(w, http.StatusNotFound, "no node of this name connects to this bridge: the list of nodes must have it, with outbound: true")
+			return
+		}
+		node.ServeHTTP(w, r)
+	})
 	r.Post("/kamailio/events", func(w http.ResponseWriter, r *http.Request) {
 		if id, token, _ := r.BasicAuth(); !isSBC(id, token) {
 			w.Header().Set("WWW-Authenticate", "Basic")
@@ -140,8 +149,8 @@ func posts(events http.Handler, isSBC func(id, token string) bool) http.Handler 
 }
 
 // serveBridge runs a bridge over the process's spool. Its sources are the
-// caller's to set.
-func serveBridge(p *parts, g *group, cfg eventbridge.Config, listen string, isSBC func(id, token string) bool, log *slog.Logger) (*bridge, error) {
+// caller's to set; dialIn are those of them to which their node connects.
+func serveBridge(p *parts, g *group, cfg eventbridge.Config, listen string, dialIn map[bulkhead.NodeID]http.Handler, isSBC func(id, token string) bool, log *slog.Logger) (*bridge, error) {
 	o := spool.DefaultOptions()
 	o.Logger, o.Registerer = log, p.reg
 	stream, err := spool.Open(p.data.spool(), o)
@@ -159,7 +168,7 @@ func serveBridge(p *parts, g *group, cfg eventbridge.Config, listen string, isSB
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for events on %s: %w; choose another address with --listen", listen, err), b.Close())
 	}
-	srv := &http.Server{Handler: posts(b.Routes(), isSBC), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+	srv := &http.Server{Handler: posts(b.Routes(), dialIn, isSBC), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
 	g.run(services, "eventbridge", b.Run)
 	g.run(services, "eventbridge listener", func(ctx context.Context) error { return serve(ctx, srv, l) })
 	g.readyWhen("eventbridge", b.Ready)

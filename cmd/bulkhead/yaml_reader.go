@@ -120,6 +120,13 @@ func (y *yamlReader) text(n *yaml.Node, field string) string {
 	return n.Value
 }
 
+func (y *yamlReader) flag(n *yaml.Node, field string) bool {
+	if n.Kind != yaml.ScalarNode || n.Value != "true" && n.Value != "false" {
+		y.fail(n, field, "must be true or false")
+	}
+	return n.Value == "true"
+}
+
 func (y *yamlReader) id(n *yaml.Node, field string) string {
 	s := y.text(n, field)
 	if s != "" && !fileID.MatchString(s) {
