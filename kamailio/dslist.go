@@ -11,9 +11,13 @@ import (
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
-// flagDisabled is the flag of a destination that takes no calls and is not
-// pinged (dispatcher module, "Destination List File").
-const flagDisabled = 4
+// The flags of a destination (dispatcher module, "Destination List File").
+const (
+	// flagDown: it takes no calls until it answers a ping.
+	flagDown = 1 | 8
+	// flagDisabled: it takes no calls and is not pinged.
+	flagDisabled = 4
+)
 
 // renderList writes sets as the dispatcher module reads them: set, URI,
 // flags, priority, attributes.
@@ -24,7 +28,10 @@ func renderList(sets []route.Set) []byte {
 		for i, t := range s.Targets {
 			flags, priority := 0, t.Priority
 			attrs := "duid=" + string(t.Node)
-			if t.Disabled {
+			switch {
+			case t.Down:
+				flags = flagDown
+			case t.Disabled:
 				// The module deals out weights only if the first destination has
 				// one: those without must not come first.
 				flags, priority = flagDisabled, 0
@@ -39,15 +46,15 @@ func renderList(sets []route.Set) []byte {
 }
 
 // shares turns weights into shares that add up to 100, at least 1 each; a
-// disabled target gets none. The module fills a list of 100 places from the
+// target without a weight gets none. The module fills a list of 100 places from the
 // first destination on: whatever goes beyond 100 would never be called.
 func shares(targets []route.Target) []int {
 	out := make([]int, len(targets))
 	sum := 0
 	var on []int
 	for i, t := range targets {
-		if !t.Disabled {
-			sum += max(1, t.Weight)
+		if !t.Disabled && !t.Down && t.Weight > 0 {
+			sum += t.Weight
 			on = append(on, i)
 		}
 	}
@@ -56,7 +63,7 @@ func shares(targets []route.Target) []int {
 	}
 	left := 100
 	for _, i := range on {
-		out[i] = max(1, max(1, targets[i].Weight)*100/sum)
+		out[i] = max(1, targets[i].Weight*100/sum)
 		left -= out[i]
 	}
 	// What rounding left over or took too much: one by one, from the heaviest.

@@ -21,7 +21,7 @@ type home struct {
 // settle gives a tenant its home.
 func (p *platform) settle(t *bulkhead.Tenant) *home {
 	pool := p.byProfile[profileKey{t.Cell, t.Profile}]
-	h := &home{pool: pool, set: pool.setOf(t.ID), realm: t.Realm(), tenant: *t}
+	h := &home{pool: pool, set: pool.setOf(t), realm: t.Realm(), tenant: *t}
 	if len(t.Users) == 0 {
 		return h
 	}

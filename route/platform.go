@@ -50,6 +50,12 @@ func newPlatform(s bulkhead.State) platform {
 		p.pools[n.Pool].nodes = append(p.pools[n.Pool].nodes, n)
 		p.byPeer[addrPort(n.SIP)] = id
 	}
+	for _, o := range p.pools {
+		o.heirs = make(map[bulkhead.NodeID][]bulkhead.NodeID, len(o.nodes))
+		for _, n := range o.nodes {
+			o.heirs[n.ID] = o.seconds(n.ID)
+		}
+	}
 	p.indexSBCs()
 	return p
 }

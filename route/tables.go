@@ -1,7 +1,6 @@
 package route
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,13 +8,6 @@ import (
 	"strings"
 
 	"github.com/bulkhead-voip/bulkhead"
-)
-
-// The dispatcher algorithms that sets are selected by (Kamailio's dispatcher
-// module, ds_select_dst).
-const (
-	ByPriority = 8
-	ByWeight   = 9
 )
 
 // Tables is everything that one SBC must know to decide as Decide does.
@@ -36,27 +28,9 @@ type Tables struct {
 //	p:IP:PORT        node, a trusted peer
 type Row struct{ Key, Value string }
 
-// Set is a dispatcher set: the nodes that a group of tenants may be sent to.
-type Set struct {
-	ID        int // 1 to 2^31-1, the same in every revision
-	Pool      bulkhead.PoolID
-	Home      bulkhead.NodeID // empty: the whole pool, by weight
-	Algorithm int             // ByPriority or ByWeight
-	Targets   []Target
-}
-
-// Target is a node in a set.
-type Target struct {
-	Node     bulkhead.NodeID
-	URI      string // sip:ip:port
-	Priority int    // higher is tried first
-	Weight   int    // 1 to 100
-	Disabled bool   // drained: takes no new calls
-}
-
-// MakeTables lays out what the SBC must know. Its errors are bulkhead.NotFound
-// for an SBC that is not in the snapshot and bulkhead.Conflict when two sets
-// hash to one id.
+// MakeTables lays out what the SBC must know; its sets are those of nodes of
+// which nothing is known but their registry entries. Its errors are those of
+// MakeSets.
 func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 	sbc := x.SBC(id)
 	if sbc == nil {
@@ -98,16 +72,11 @@ func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 		for _, n := range p.nodes {
 			add(peerKey(n.SIP), string(n.ID))
 		}
-		t.Sets = append(t.Sets, p.sets()...)
 	}
 	slices.SortFunc(t.Rows, func(a, b Row) int { return strings.Compare(a.Key, b.Key) })
-	slices.SortFunc(t.Sets, func(a, b Set) int { return a.ID - b.ID })
-	for i := 1; i < len(t.Sets); i++ {
-		if a, b := t.Sets[i-1], t.Sets[i]; a.ID == b.ID {
-			return Tables{}, fmt.Errorf("tables for SBC %q: pools %q and %q both need set %d: rename one: %w", id, a.Pool, b.Pool, a.ID, bulkhead.Conflict)
-		}
-	}
-	return t, nil
+	var err error
+	t.Sets, err = MakeSets(x, id, nil)
+	return t, err
 }
 
 // backup returns the set of the tenant's backup pool, or zeros.
@@ -116,7 +85,7 @@ func (x *Snapshot) backup(h *home) (set, algorithm int) {
 	if b == nil {
 		return 0, 0
 	}
-	return b.setOf(h.tenant.ID), b.algorithm()
+	return b.setOf(&h.tenant), b.algorithm()
 }
 
 // peerKey is the key of a node's row, composed as kamailio.cfg does from the
@@ -131,35 +100,4 @@ func (p *pool) algorithm() int {
 		return ByWeight
 	}
 	return ByPriority
-}
-
-// sets returns the pool's dispatcher sets: one for all of it when it spreads
-// by weight, else one for each node as the home. A drained node is nobody's
-// home, but its set stays: rows that are one step behind still name it. The
-// set of home "" exists for the time when every node is drained.
-func (p *pool) sets() []Set {
-	if p.Placement == bulkhead.Spread {
-		return []Set{p.set("", p.nodes)}
-	}
-	all := true
-	var out []Set
-	for _, home := range p.nodes {
-		all = all && home.Drain
-		order := slices.DeleteFunc(p.order(string(home.ID)), func(n *bulkhead.Node) bool { return n == home })
-		out = append(out, p.set(home.ID, append([]*bulkhead.Node{home}, order...)))
-	}
-	if all {
-		out = append(out, p.set("", p.nodes))
-	}
-	return out
-}
-
-func (p *pool) set(home bulkhead.NodeID, order []*bulkhead.Node) Set {
-	s := Set{ID: setID(p.ID, home), Pool: p.ID, Home: home, Algorithm: p.algorithm()}
-	for i, n := range order {
-		s.Targets = append(s.Targets, Target{
-			Node: n.ID, URI: "sip:" + n.SIP, Priority: len(order) - i, Weight: cmp.Or(n.Weight, 100), Disabled: n.Drain,
-		})
-	}
-	return s
 }

@@ -68,11 +68,12 @@ func TestTablesAreTheSameEachTime(t *testing.T) {
 
 // Set ids are a promise to the SBCs that run: these never change.
 func TestSetIDs(t *testing.T) {
-	got := map[string]int{}
-	for _, s := range tables(t, example(t), "sbc-e").Sets {
-		got[fmt.Sprintf("%s/%s", s.Pool, s.Home)] = s.ID
+	got := setIDs(tables(t, example(t), "sbc-e"))
+	want := map[string]int{
+		"east-ai///0/0":      1741083875,
+		"east-std/e1/e2/0/0": 1437437590, "east-std/e1/e2/0/1": 312565511, "east-std/e1/e2/0/2": 1784131675,
+		"east-std/e2/e1/0/0": 835994920, "east-std/e2/e1/0/1": 498351679, "east-std/e2/e1/0/2": 1295558467,
 	}
-	want := map[string]int{"east-std/e1": 1203251629, "east-std/e2": 396223825, "east-ai/": 460309982}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sets differ (-want +got):\n%s", diff)
 	}
@@ -100,7 +101,7 @@ func TestSetIDsStayThroughRevisions(t *testing.T) {
 func setIDs(t route.Tables) map[string]int {
 	ids := map[string]int{}
 	for _, s := range t.Sets {
-		ids[fmt.Sprintf("%s/%s", s.Pool, s.Home)] = s.ID
+		ids[fmt.Sprintf("%s/%s/%s/%d/%d", s.Pool, s.Home, s.Second, s.Turn, s.Band)] = s.ID
 	}
 	return ids
 }
@@ -135,8 +136,8 @@ func TestAllDrained(t *testing.T) {
 		t.Fatalf("set %d is missing", p.Set)
 	}
 	for _, to := range got.Sets[i].Targets {
-		if !to.Disabled {
-			t.Errorf("target %+v takes calls", to)
+		if to.Disabled != (to.Node != "e3") {
+			t.Errorf("target %+v: only the backup pool's node takes calls", to)
 		}
 	}
 }
@@ -159,13 +160,18 @@ func sticky(t *testing.T, n int, nodes ...string) bulkhead.State {
 	return bulkhead.State{}.Apply(&c)
 }
 
-// homes returns the home node of each tenant.
+// homes returns the node that each tenant's calls go to.
 func homes(t *testing.T, s bulkhead.State) map[string]bulkhead.NodeID {
 	t.Helper()
 	made := tables(t, s, "s")
 	home := map[string]bulkhead.NodeID{}
 	for _, set := range made.Sets {
-		home[fmt.Sprint(set.ID)] = set.Home
+		for _, to := range set.Targets {
+			if !to.Disabled {
+				home[fmt.Sprint(set.ID)] = to.Node
+				break
+			}
+		}
 	}
 	out := map[string]bulkhead.NodeID{}
 	for _, r := range made.Rows {

@@ -148,7 +148,7 @@ func (r *router) index(x *route.Snapshot) *indexedSets {
 
 // inOrder returns a set's nodes as ds_select_dst orders them.
 func inOrder(s route.Set) []siptest.Target {
-	order := slices.DeleteFunc(slices.Clone(s.Targets), func(t route.Target) bool { return t.Disabled })
+	order := slices.DeleteFunc(slices.Clone(s.Targets), func(t route.Target) bool { return t.Disabled || t.Down })
 	if s.Algorithm == route.ByWeight {
 		byWeight(order)
 	}
