@@ -36,7 +36,7 @@ type Target struct {
 	Node     bulkhead.NodeID
 	URI      string // sip:ip:port
 	Priority int    // higher is tried first
-	Weight   int    // share of a ByWeight set, 1 to 10000; 0: only after all others
+	Weight   int    // share of the set's calls, against those of the others; 0: only after all others
 	Down     bool   // takes no calls until it answers the SBC's own OPTIONS
 	Disabled bool   // takes no new calls, whatever it answers
 }
@@ -242,39 +242,58 @@ func anotherThan(n bulkhead.NodeID, can map[bulkhead.NodeID]takes) bool {
 	return false
 }
 
-// spread returns the targets of a place by weight; the part of the calls that
+// spread returns the targets of a place by weight; so much of the calls as
 // leaves the pool goes to the backup's nodes.
 func (p *pool) spread(at place, backup *pool, leaves float64, states NodeStates) []Target {
-	weigh := func(o *pool, part float64) []offer {
-		can := o.takes(states)
-		shift := at.turn * len(o.nodes) / o.turns()
-		var out []offer
-		for i := range o.nodes {
-			n := o.nodes[(i+shift)%len(o.nodes)]
-			f := offer{node: n, takes: can[n.ID]}
-			if f.takes == gladly {
-				share := states.Of(n.ID).Share
-				if share <= 0 {
-					share = 100 // the least bad of a pool
-				}
-				f.weight = int(float64(cmp.Or(n.Weight, 100)*share) * part)
-				if f.weight == 0 {
-					f.takes = last
-				}
-			}
-			out = append(out, f)
-		}
-		return out
-	}
-	picked := weigh(p, 1-leaves)
+	picked := p.weighed(at.turn, states)
 	if leaves > 0 {
-		for _, f := range weigh(backup, leaves) {
-			if f.takes == gladly {
-				picked = append(picked, f)
+		theirs := slices.DeleteFunc(backup.weighed(at.turn, states), func(o offer) bool { return o.takes != gladly })
+		theirs = theirs[:min(len(theirs), maxShard/2)]
+		slices.SortStableFunc(picked, byTakes)
+		picked = picked[:min(len(picked), maxShard-len(theirs))]
+		own, scale := total(picked), 1.0
+		if leaves < 1 && own > 0 {
+			scale = leaves / (1 - leaves) * float64(own) / float64(total(theirs))
+		} else {
+			for i := range picked {
+				picked[i].takes = max(picked[i].takes, last)
 			}
+		}
+		for _, o := range theirs {
+			o.weight = max(1, int(float64(o.weight)*scale))
+			picked = append(picked, o)
 		}
 	}
 	return targets(picked, maxShard)
+}
+
+// weighed returns the pool's nodes in the order of a turn, with what each may
+// weigh now.
+func (p *pool) weighed(turn int, states NodeStates) []offer {
+	can := p.takes(states)
+	out := make([]offer, len(p.nodes))
+	for i := range p.nodes {
+		n := p.nodes[(i+turn*len(p.nodes)/p.turns())%len(p.nodes)]
+		out[i] = offer{node: n, takes: can[n.ID]}
+		if out[i].takes == gladly {
+			share := states.Of(n.ID).Share
+			if share <= 0 {
+				share = 100 // the least bad of a pool
+			}
+			out[i].weight = cmp.Or(n.Weight, 100) * share
+		}
+	}
+	return out
+}
+
+func byTakes(a, b offer) int { return int(a.takes) - int(b.takes) }
+
+func total(offers []offer) int {
+	sum := 0
+	for _, o := range offers {
+		sum += o.weight
+	}
+	return sum
 }
 
 // offer is a node on its way to be a target.
@@ -287,7 +306,7 @@ type offer struct {
 // targets makes the offers into at most so many targets: those who take calls
 // gladly first.
 func targets(offers []offer, limit int) []Target {
-	slices.SortStableFunc(offers, func(a, b offer) int { return int(a.takes) - int(b.takes) })
+	slices.SortStableFunc(offers, byTakes)
 	offers = offers[:min(len(offers), limit)]
 	out := make([]Target, len(offers))
 	for i, o := range offers {

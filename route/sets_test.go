@@ -325,7 +325,7 @@ func TestSetsOfAnyStates(t *testing.T) {
 				if (n.Drain || n.Disabled) && !to.Disabled {
 					t.Fatalf("set %+v offers calls to %+v", set, n)
 				}
-				if to.Weight < 0 || to.Weight > 10000 || to.Weight > 0 && (to.Disabled || to.Down) {
+				if to.Weight < 0 || to.Weight > 1<<20 || to.Weight > 0 && (to.Disabled || to.Down) {
 					t.Fatalf("set %+v: target %+v", set, to)
 				}
 				if to.Weight > 0 {
