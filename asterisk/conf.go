@@ -65,8 +65,14 @@ func RenderConf(p Params) ([]ConfFile, error) {
 	}
 	var out []ConfFile
 	err = fs.WalkDir(confFiles, "conf", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil {
 			return err
+		}
+		if d.IsDir() {
+			if path == "conf/node" {
+				return fs.SkipDir // the files of RenderNode
+			}
+			return nil
 		}
 		body, err := confFiles.ReadFile(path)
 		if err != nil {

@@ -114,6 +114,11 @@ func (x *Snapshot) TenantByDomain(domain string) *bulkhead.Tenant {
 	return x.domain(strings.ToLower(domain)).owner()
 }
 
+// TenantByNumber returns the tenant that owns a number, with or without its '+', or nil.
+func (x *Snapshot) TenantByNumber(number string) *bulkhead.Tenant {
+	return x.number(digits(number)).owner()
+}
+
 // TenantBySource returns the tenant that owns the longest source network that
 // holds a, or nil.
 func (x *Snapshot) TenantBySource(a netip.Addr) *bulkhead.Tenant {

@@ -45,6 +45,10 @@ type Options struct {
 	// Params go into the files that asterisk.RenderConf makes, which the
 	// configuration includes. Addresses, and a password, are filled in.
 	Params asterisk.Params
+	// Node, when set, replaces the whole configuration by that of
+	// asterisk.RenderNode. Addresses and secrets are filled in, but for URLs and
+	// Token; Conf replaces or adds files all the same.
+	Node *asterisk.NodeParams
 }
 
 // Daemon is a running Asterisk.
@@ -198,6 +202,13 @@ func (d *Daemon) write() error {
 		}
 		files[e.Name()] = string(b)
 	}
+	if d.opts.Node != nil {
+		whole, err := d.node()
+		if err != nil {
+			return err
+		}
+		files = whole
+	}
 	for name, body := range d.opts.Conf {
 		files[name] = body
 	}
@@ -225,6 +236,37 @@ func (d *Daemon) write() error {
 	}
 	return nil
 }
+
+// node returns the configuration of a node that asks Bulkhead, and what says
+// where this Asterisk's files are.
+func (d *Daemon) node() (map[string]string, error) {
+	p := *d.opts.Node
+	p.SIP, p.RTPStart, p.RTPEnd = d.SIP.String(), d.vals.RTP, d.vals.RTPEnd
+	p.Recordings, p.CacheSecret, p.Events = filepath.Join(d.Dir, "var"), cacheSecret, d.Params
+	rendered, err := asterisk.RenderNode(p)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{"udptl.conf": "", "pjproject.conf": ""}
+	for _, name := range []string{"asterisk.conf", "logger.conf"} {
+		b, err := confFiles.ReadFile("conf/" + name)
+		if err != nil {
+			return nil, err
+		}
+		files[name] = string(b)
+	}
+	for _, f := range rendered {
+		files[f.Path] = string(f.Text)
+	}
+	return files, nil
+}
+
+// Caches is how to expire the objects that the daemon keeps.
+func (d *Daemon) Caches() asterisk.AMI {
+	return asterisk.AMI{Addr: d.Params.AMI, User: "bulkhead-cache", Secret: cacheSecret}
+}
+
+const cacheSecret = "test-cache-secret-3"
 
 // start starts the process and waits until ARI answers.
 func (d *Daemon) start() error {

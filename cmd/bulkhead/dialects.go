@@ -2,7 +2,10 @@ package main
 
 import (
 	"net/http"
+	"strings"
+	"time"
 
+	"github.com/bulkhead-voip/bulkhead/asterisk"
 	"github.com/bulkhead-voip/bulkhead/configsvc"
 	"github.com/bulkhead-voip/bulkhead/freeswitch"
 	"github.com/bulkhead-voip/bulkhead/route"
@@ -11,6 +14,8 @@ import (
 // dialects are the words of each PBX that configsvc answers in.
 func dialects() []configsvc.Dialect {
 	return []configsvc.Dialect{
+		{Name: "asterisk_realtime", Pattern: "/asterisk/realtime/*", Methods: []string{http.MethodGet, http.MethodPost}, ContentType: "text/plain", Answer: asteriskRealtime},
+		{Name: "asterisk_call", Pattern: "/asterisk/call", Methods: []string{http.MethodPost}, ContentType: "text/plain", Answer: asteriskCall},
 		{Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8", Answer: freeswitchXML},
 	}
 }
@@ -19,4 +24,17 @@ func dialects() []configsvc.Dialect {
 func freeswitchXML(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
 	answer, sum := freeswitch.Answer(x, q.Node, q.Body, dst)
 	return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant}
+}
+
+// asteriskRealtime answers res_config_curl. Several of Asterisk's threads wait
+// for such an answer with a lock held that other tenants' calls need.
+func asteriskRealtime(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
+	answer, sum := asterisk.AnswerRealtime(x, q.Node, strings.TrimPrefix(q.Path, "/asterisk/realtime/"), q.Body, dst)
+	return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant, Urgent: true}
+}
+
+// asteriskCall answers the dialplan's CURL().
+func asteriskCall(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
+	answer, sum := asterisk.AnswerCall(x, q.Node, q.Body, time.Now(), dst)
+	return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant}
 }
