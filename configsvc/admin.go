@@ -44,12 +44,16 @@ type Audit interface {
 	Entries(ctx context.Context, after int64, limit int) ([]registry.AuditEntry, error)
 }
 
-// AdminConfig says what an Admin works on. All of it is needed but Bootstrap.
+// AdminConfig says what an Admin works on. All of it is needed but Feed and Bootstrap.
 type AdminConfig struct {
 	Store   registry.Store
 	History History
 	Tokens  Tokens
 	Audit   Audit
+
+	// Feed serves GET /v1/feed and does its own authentication; nil: the path
+	// is not served.
+	Feed http.Handler
 
 	// Bootstrap is the secret of a token of scope admin that Tokens does not
 	// know: the one with which the first token is made. At least 16 bytes, or
@@ -111,6 +115,9 @@ func NewAdmin(cfg AdminConfig) (*Admin, error) {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(api.OpenAPI) // whoever has left misses it
 	})
+	if cfg.Feed != nil {
+		a.router.Get(registry.FeedPath, cfg.Feed.ServeHTTP)
+	}
 	a.router.Group(a.routes)
 	return a, nil
 }

@@ -36,7 +36,7 @@ func (p *principal) seesSecrets() bool { return p.scope == registry.ScopeAdmin }
 
 // guard says what a tenant's token may do on a route. Admin tokens may do
 // everything, and read tokens every GET, without the users' digest secrets. A
-// node's token opens nothing here: it is for the feed.
+// node's or SBC's token opens nothing here: it is for the feed.
 type guard struct{ tenantReads, tenantWrites bool }
 
 // admit decides from the token and the path alone, before anything is looked
@@ -208,9 +208,14 @@ func (a *Admin) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	answerOf(newProblem(http.StatusMethodNotAllowed, "method", "the path takes %s", strings.Join(allowed, ", "))).write(w)
 }
 
-// measure counts requests. Labels come from the routes, never from a request.
+// measure counts requests, but for those of the feed, which do not end and
+// count themselves. Labels come from the routes, never from a request.
 func (a *Admin) measure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == registry.FeedPath {
+			next.ServeHTTP(w, r)
+			return
+		}
 		start, s := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(s, r)
 		method, route := r.Method, ""

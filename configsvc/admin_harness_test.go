@@ -71,6 +71,11 @@ func (f *fakeTokens) Revoke(_ context.Context, id string) error {
 	return fmt.Errorf("token %q: %w", id, bulkhead.NotFound)
 }
 
+func (f *fakeTokens) KeepKeys(ctx context.Context, _ *registry.Keyring) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (f *fakeTokens) List(context.Context) ([]registry.Token, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -156,8 +161,12 @@ func newAdmin(t *testing.T) *adminTest {
 		t: t, store: store, tokens: &fakeTokens{all: map[string]registry.Token{}}, audit: &fakeAudit{},
 		doc: describe(t), log: &lockedLog{}, secret: map[string]string{"bootstrap": bootstrap},
 	}
+	feed, err := registry.NewFeed(registry.FeedOptions{Store: store, Tokens: x.tokens})
+	if err != nil {
+		t.Fatal(err)
+	}
 	x.Admin, err = NewAdmin(AdminConfig{
-		Store: store, History: store, Tokens: x.tokens, Audit: x.audit, Bootstrap: bootstrap,
+		Store: store, History: store, Tokens: x.tokens, Audit: x.audit, Feed: feed, Bootstrap: bootstrap,
 		Logger: slog.New(slog.NewTextHandler(x.log, nil)), Registerer: prometheus.NewRegistry(),
 	})
 	if err != nil {
@@ -167,7 +176,7 @@ func newAdmin(t *testing.T) *adminTest {
 		t.Fatal(err)
 	}
 	for name, tok := range map[string]registry.Token{
-		"admin": {Scope: registry.ScopeAdmin}, "read": {Scope: registry.ScopeRead}, "node": {Scope: registry.ScopeNode, Node: "fs1", Cell: "c1"},
+		"admin": {Scope: registry.ScopeAdmin}, "read": {Scope: registry.ScopeRead}, "node": {Scope: registry.ScopeNode, Node: "fs1", Cell: "c1"}, "sbc": {Scope: registry.ScopeSBC, SBC: "sbc1", Cell: "c1"},
 		"acme": {Scope: registry.ScopeTenant, Tenant: "acme"}, "bravo": {Scope: registry.ScopeTenant, Tenant: "bravo"}, "gone": {Scope: registry.ScopeTenant, Tenant: "gone"},
 	} {
 		x.secret[name], _, _ = x.tokens.Create(t.Context(), tok) // the fake does not fail

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -41,36 +42,46 @@ type tokenBody struct {
 	Scope  string `json:"scope"`
 	Tenant string `json:"tenant"`
 	Node   string `json:"node"`
+	SBC    string `json:"sbc"`
 	Note   string `json:"note"`
 }
 
 const maxNote = 256 // bytes, as registry.Token has it
 
-// NewToken checks what is asked for against the state, and fills in the cell
-// of a node. Its errors are bulkhead.FieldErrors.
-func NewToken(s bulkhead.State, scope registry.Scope, tenant bulkhead.TenantID, node bulkhead.NodeID, note string) (registry.Token, error) {
-	t := registry.Token{Scope: scope, Tenant: tenant, Node: node, Note: note}
+// NewToken checks the scope, names and note of a token that is asked for
+// against the state, and fills in the cell of a node or an SBC. Its errors are
+// bulkhead.FieldErrors.
+func NewToken(s bulkhead.State, ask registry.Token) (registry.Token, error) {
+	t := registry.Token{Scope: ask.Scope, Tenant: ask.Tenant, Node: ask.Node, SBC: ask.SBC, Note: ask.Note}
 	wrong := func(field, msg string) (registry.Token, error) {
 		return registry.Token{}, &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: msg}
 	}
+	scopes := []registry.Scope{registry.ScopeAdmin, registry.ScopeRead, registry.ScopeTenant, registry.ScopeNode, registry.ScopeSBC}
 	switch {
-	case scope != registry.ScopeAdmin && scope != registry.ScopeRead && scope != registry.ScopeTenant && scope != registry.ScopeNode:
-		return wrong("scope", "is none of admin, read, tenant and node")
-	case scope != registry.ScopeTenant && tenant != "":
+	case !slices.Contains(scopes, t.Scope):
+		return wrong("scope", "is none of admin, read, tenant, node and sbc")
+	case t.Scope != registry.ScopeTenant && t.Tenant != "":
 		return wrong("tenant", "belongs to a token of scope tenant only")
-	case scope != registry.ScopeNode && node != "":
+	case t.Scope != registry.ScopeNode && t.Node != "":
 		return wrong("node", "belongs to a token of scope node only")
-	case scope == registry.ScopeTenant && s.Tenants[tenant] == nil:
+	case t.Scope != registry.ScopeSBC && t.SBC != "":
+		return wrong("sbc", "belongs to a token of scope sbc only")
+	case t.Scope == registry.ScopeTenant && s.Tenants[t.Tenant] == nil:
 		return wrong("tenant", "is no tenant of the registry")
-	case scope == registry.ScopeNode && s.Nodes[node] == nil:
+	case t.Scope == registry.ScopeNode && s.Nodes[t.Node] == nil:
 		return wrong("node", "is no node of the registry")
-	case len(note) > maxNote || strings.ContainsFunc(note, unprintable):
+	case t.Scope == registry.ScopeSBC && s.SBCs[t.SBC] == nil:
+		return wrong("sbc", "is no SBC of the registry")
+	case len(t.Note) > maxNote || strings.ContainsFunc(t.Note, unprintable):
 		return wrong("note", "is over 256 bytes long or holds what cannot be printed")
 	}
-	if scope == registry.ScopeNode {
-		if p := s.Pools[s.Nodes[node].Pool]; p != nil {
+	switch t.Scope {
+	case registry.ScopeNode:
+		if p := s.Pools[s.Nodes[t.Node].Pool]; p != nil {
 			t.Cell = p.Cell
 		}
+	case registry.ScopeSBC:
+		t.Cell = s.SBCs[t.SBC].Cell
 	}
 	return t, nil
 }
@@ -87,7 +98,9 @@ func (a *Admin) createToken(r *http.Request, _ *principal) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := NewToken(head, registry.Scope(b.Scope), bulkhead.TenantID(b.Tenant), bulkhead.NodeID(b.Node), b.Note)
+	t, err := NewToken(head, registry.Token{
+		Scope: registry.Scope(b.Scope), Tenant: bulkhead.TenantID(b.Tenant), Node: bulkhead.NodeID(b.Node), SBC: bulkhead.SBCID(b.SBC), Note: b.Note,
+	})
 	if err != nil {
 		var issues []issue
 		for _, fe := range bulkhead.FieldErrors(err) {

@@ -54,10 +54,10 @@ type Config struct {
 	// the leg. With an error it may return what could be read; then Leg is not
 	// empty. It is called by several goroutines. nil: none are taken.
 	DecodeCDR func(node bulkhead.NodeID, source cdr.Source, leg string, body []byte) (cdr.Record, error)
-	// CDRPassword returns the password with which a node posts such records,
-	// as HTTP Basic with its id as the user; empty: it may not. nil: the path
-	// /freeswitch/cdr is not served.
-	CDRPassword func(node bulkhead.NodeID) string
+	// IsNode reports whether password is one of a node that may post such
+	// records, which it sends by HTTP Basic with its id as the user. nil: the
+	// path /freeswitch/cdr is not served.
+	IsNode func(node bulkhead.NodeID, password string) bool
 	// Sweeps are folders in which nodes leave records that they could not post.
 	Sweeps []Sweep
 	// Follows are logs to which nodes append what happens to their legs, one a node.
@@ -108,7 +108,7 @@ func (c *Config) Validate() error {
 	check(c.OpenLegs >= 1, "OpenLegs", "must be 1 or more")
 	check(c.Silence > 0, "Silence", "must be above zero")
 	check(c.GiveUp > 0, "GiveUp", "must be above zero")
-	check(c.DecodeCDR != nil || c.CDRPassword == nil && len(c.Sweeps) == 0, "DecodeCDR", "must be set if records of nodes are taken")
+	check(c.DecodeCDR != nil || c.IsNode == nil && len(c.Sweeps) == 0, "DecodeCDR", "must be set if records of nodes are taken")
 	for i, w := range c.Sweeps {
 		check(w.Node != "" && w.Dir != "" && filepath.Clean(w.Done) != filepath.Clean(w.Dir), fmt.Sprintf("Sweeps[%d]", i), "must name a node, its folder, and another folder for what is done")
 	}

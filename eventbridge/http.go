@@ -31,7 +31,7 @@ func (b *Bridge) Routes() http.Handler {
 	if b.cfg.DecodeSBC != nil {
 		r.Post("/kamailio/events", b.serveSBC)
 	}
-	if b.cfg.CDRPassword != nil {
+	if b.cfg.IsNode != nil {
 		r.Post("/freeswitch/cdr", b.serveCDR)
 	}
 	return r

@@ -40,7 +40,7 @@ func decodeLine(node bulkhead.NodeID, source cdr.Source, leg string, body []byte
 func cdrConfig(t *testing.T, s Stream) Config {
 	cfg := testConfig(t, s)
 	cfg.DecodeCDR, cfg.KeepRaw = decodeLine, true
-	cfg.CDRPassword = func(n bulkhead.NodeID) string { return map[bulkhead.NodeID]string{"fs1": "secret"}[n] }
+	cfg.IsNode = func(n bulkhead.NodeID, password string) bool { return n == "fs1" && password == "secret" }
 	return cfg
 }
 

@@ -145,7 +145,7 @@ func TestBackupWhileRunning(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			whole(t, backup.State)
+			wholeRevision(t, backup.State)
 		}
 		cancel()
 		writing.Wait()

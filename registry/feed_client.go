@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,10 +21,15 @@ import (
 
 // RemoteOptions say where a feed is.
 type RemoteOptions struct {
-	URL    string       // of the server, such as https://config.example:8081, without FeedPath
-	Token  string       // secret of a token that opens the feed
-	Client *http.Client // without a timeout; nil: http.DefaultTransport's settings, of its own
-	Log    *slog.Logger // nil: nothing is said
+	// URLs are those of the servers, such as https://config.example:8081,
+	// without FeedPath: the first that answers is followed, and when it ends
+	// the next.
+	URLs  []string
+	Token string // secret of a token that opens the feed
+	// Keyring gets the keys that the feed tells of; nil: nobody does.
+	Keyring *Keyring
+	Client  *http.Client // without a timeout; nil: http.DefaultTransport's settings, of its own
+	Log     *slog.Logger // nil: nothing is said
 	// Metrics takes bulkhead_registry_feed_connected and _connects_total; nil: nobody does.
 	Metrics prometheus.Registerer
 }
@@ -35,7 +41,7 @@ type RemoteOptions struct {
 // from a new snapshot.
 type Remote struct {
 	o        RemoteOptions
-	url      *url.URL
+	urls     []*url.URL
 	client   *http.Client
 	log      *slog.Logger
 	connects prometheus.Counter
@@ -57,17 +63,27 @@ type Remote struct {
 // otherwise starts anew from the head.
 const remoteKept = 256
 
+// maxProblem is how much is read of an answer that is no feed.
+const maxProblem = 4 << 10
+
 var errNoFeed = errors.New("the feed is not connected yet")
 
 // NewRemote returns a Remote that connects when it runs. It returns
-// bulkhead.Invalid when the URL is none.
+// bulkhead.Invalid when there is no URL, or one that is none.
 func NewRemote(o RemoteOptions) (*Remote, error) {
-	u, err := url.Parse(o.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("the feed's address %q: %w: write http://HOST:PORT or https://HOST:PORT", o.URL, bulkhead.Invalid)
+	var urls []*url.URL
+	for _, text := range o.URLs {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return nil, fmt.Errorf("the feed's address %q: %w: write http://HOST:PORT or https://HOST:PORT", text, bulkhead.Invalid)
+		}
+		urls = append(urls, u.JoinPath(FeedPath))
+	}
+	if len(urls) == 0 {
+		return nil, fmt.Errorf("the feed has no address: %w", bulkhead.Invalid)
 	}
 	r := &Remote{
-		o: o, url: u.JoinPath(FeedPath), client: o.Client, log: o.Log, err: errNoFeed, wake: make(chan struct{}),
+		o: o, urls: urls, client: o.Client, log: o.Log, err: errNoFeed, wake: make(chan struct{}),
 		connects: counter("bulkhead_registry_feed_connects_total", "Times that the feed was connected."),
 	}
 	if r.client == nil {
@@ -106,8 +122,8 @@ func (r *Remote) Run(ctx context.Context) error {
 	defer r.client.CloseIdleConnections()
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = minPause, maxPause
-	for {
-		err := r.connect(ctx, pause.Reset)
+	for i := 0; ; i++ {
+		err := r.connect(ctx, r.urls[i%len(r.urls)], pause.Reset)
 		if ctx.Err() != nil {
 			r.lost(fmt.Errorf("the feed has ended: %w", bulkhead.Unavailable))
 			return nil
@@ -132,7 +148,7 @@ func (r *Remote) lost(err error) {
 }
 
 // connect reads one connection until it fails.
-func (r *Remote) connect(ctx context.Context, done func()) error {
+func (r *Remote) connect(ctx context.Context, server *url.URL, done func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(feedSilence, func() {
@@ -140,7 +156,7 @@ func (r *Remote) connect(ctx context.Context, done func()) error {
 	})
 	defer silence.Stop()
 	at := r.mark()
-	body, err := r.open(ctx, at)
+	body, err := r.open(ctx, server, at)
 	if err == nil {
 		defer func() { _ = body.Close() }() // it was only read
 		err = r.read(heardReader{body, silence}, at, done)
@@ -151,11 +167,11 @@ func (r *Remote) connect(ctx context.Context, done func()) error {
 	if !errors.Is(err, bulkhead.Denied) && !errors.Is(err, bulkhead.Invalid) && !errors.Is(err, bulkhead.Unavailable) {
 		err = fmt.Errorf("%w: %w", bulkhead.Unavailable, err)
 	}
-	return fmt.Errorf("follow the feed of %s: %w", r.url.Host, err)
+	return fmt.Errorf("follow the feed of %s: %w", server.Host, err)
 }
 
-func (r *Remote) open(ctx context.Context, at mark) (io.ReadCloser, error) {
-	u := *r.url
+func (r *Remote) open(ctx context.Context, server *url.URL, at mark) (io.ReadCloser, error) {
+	u := *server
 	if at.line != "" {
 		u.RawQuery = url.Values{"after": {strconv.FormatUint(uint64(at.number), 10)}, "line": {string(at.line)}}.Encode()
 	}
@@ -171,10 +187,18 @@ func (r *Remote) open(ctx context.Context, at mark) (io.ReadCloser, error) {
 	if answer.StatusCode == http.StatusOK {
 		return answer.Body, nil
 	}
-	_ = answer.Body.Close() // its status says enough
+	var why feedProblem
+	_ = json.NewDecoder(io.LimitReader(answer.Body, maxProblem)).Decode(&why) // it may be somebody else's page
+	_ = answer.Body.Close()
+	if answer.StatusCode == http.StatusUnauthorized && why.Type == typeRevoked && r.o.Keyring != nil {
+		r.o.Keyring.revoke(r.o.Token)
+	}
 	kind := bulkhead.Unavailable
 	if answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden {
 		kind = bulkhead.Denied
+	}
+	if why.Detail != "" {
+		return nil, fmt.Errorf("it answered %s, %.200q: %w", answer.Status, why.Detail, kind)
 	}
 	return nil, fmt.Errorf("it answered %s: %w", answer.Status, kind)
 }
@@ -216,6 +240,10 @@ func (r *Remote) take(e feedEvent) {
 	changed := r.err != nil
 	r.err, r.said = nil, ""
 	switch {
+	case e.keys != nil:
+		if r.o.Keyring != nil {
+			r.o.Keyring.put(*e.keys)
+		}
 	case e.snapshot != nil:
 		changed = true
 		r.jumps++

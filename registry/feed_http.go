@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -23,35 +24,40 @@ const (
 
 // ServeHTTP serves one follower: GET with a Bearer token, and in the query
 // "after" and "line", the revision that the follower has, and "cell", to see
-// one cell only. A node's token opens its own cell, an admin's or reader's
-// everything. The answer is application/x-ndjson and does not end by itself.
-// It ends within a second after the token was revoked.
+// one cell only. A node's or SBC's token opens its own cell, an admin's
+// everything; nobody else's does, since digest secrets are in it. The answer
+// is application/x-ndjson and does not end by itself. It ends within a second
+// after the token was revoked.
 func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		w.Header().Set("Allow", http.MethodGet)
-		f.refuse(w, http.StatusMethodNotAllowed, "the feed is read with GET")
+		f.refuse(w, http.StatusMethodNotAllowed, "urn:bulkhead:method", "the feed is read with GET")
 		return
 	}
 	secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	t, err := f.store.Tokens.Authenticate(r.Context(), secret)
-	if errors.Is(err, bulkhead.Denied) {
+	switch {
+	case errors.Is(err, ErrRevoked):
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		f.refuse(w, http.StatusUnauthorized, "send a token: Authorization: Bearer bh_...")
+		f.refuse(w, http.StatusUnauthorized, typeRevoked, "the token was revoked")
 		return
-	}
-	if err != nil {
-		f.refuse(w, http.StatusServiceUnavailable, "the tokens cannot be looked at now")
+	case errors.Is(err, bulkhead.Denied):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		f.refuse(w, http.StatusUnauthorized, "urn:bulkhead:unauthorized", "send a token that is good: Authorization: Bearer bh_...")
+		return
+	case err != nil:
+		f.refuse(w, http.StatusServiceUnavailable, "urn:bulkhead:unavailable", "the tokens cannot be looked at now")
 		return
 	}
 	cell, ok := feedScope(&t, bulkhead.CellID(r.URL.Query().Get("cell")))
 	if !ok {
-		f.refuse(w, http.StatusForbidden, "the token does not open this feed: use one of a node of the cell, or an admin's or reader's")
+		f.refuse(w, http.StatusForbidden, "urn:bulkhead:forbidden", "the token does not open this feed: use one of a node or an SBC of the cell, or an admin's")
 		return
 	}
 	c, err := f.enter(cell)
 	if err != nil {
 		w.Header().Set("Retry-After", "1")
-		f.refuse(w, http.StatusServiceUnavailable, err.Error())
+		f.refuse(w, http.StatusServiceUnavailable, "urn:bulkhead:unavailable", err.Error())
 		return
 	}
 	defer f.leave(c)
@@ -70,9 +76,9 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // feedScope returns the cell that a token may follow; empty: all.
 func feedScope(t *Token, asked bulkhead.CellID) (bulkhead.CellID, bool) {
 	switch t.Scope {
-	case ScopeAdmin, ScopeRead:
+	case ScopeAdmin:
 		return asked, true
-	case ScopeNode:
+	case ScopeNode, ScopeSBC:
 		return t.Cell, t.Cell != "" && (asked == "" || asked == t.Cell)
 	}
 	return "", false
@@ -89,11 +95,24 @@ func askedMark(r *http.Request) mark {
 	return mark{bulkhead.RevisionNumber(n), line(q.Get("line"))}
 }
 
-func (f *Feed) refuse(w http.ResponseWriter, status int, detail string) {
+// typeRevoked is the type of the problem that tells a token's holder that it
+// was revoked, and not only unknown to a server that lost its tokens.
+const typeRevoked = "urn:bulkhead:revoked"
+
+// feedProblem is an answer to who may not follow.
+type feedProblem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+}
+
+func (f *Feed) refuse(w http.ResponseWriter, status int, kind, detail string) {
 	f.metrics.refused.Inc()
+	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": detail}) // it may be gone
+	_ = json.NewEncoder(w).Encode(feedProblem{kind, http.StatusText(status), status, detail}) // it may be gone
 }
 
 // recheck calls end when the token is worth nothing any more. A store that
@@ -126,8 +145,13 @@ func (f *Feed) serve(ctx context.Context, s *feedStream, c *feedCell, at mark) e
 	defer idle.Stop()
 	// No follower has a revision 0 without a line: it always gets a snapshot.
 	fresh := at == mark{}
+	var keys []byte // the line that was sent last
 	for said := false; ; said = true {
 		lines, to, lost, wake := f.news(c, at)
+		now, otherKeys, err := f.keysLine(c.id)
+		if err != nil {
+			return err
+		}
 		switch {
 		case lost || fresh:
 			m, err := f.sendSnapshot(s, c)
@@ -142,12 +166,20 @@ func (f *Feed) serve(ctx context.Context, s *feedStream, c *feedCell, at mark) e
 			}
 			at = to
 			continue
+		case now != nil && !bytes.Equal(now, keys):
+			if err := s.send(now); err != nil {
+				return err
+			}
+			keys = now
+			continue
 		}
 		if said {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-wake:
+				continue
+			case <-otherKeys:
 				continue
 			case <-idle.C:
 			}
@@ -160,6 +192,18 @@ func (f *Feed) serve(ctx context.Context, s *feedStream, c *feedCell, at mark) e
 			return err
 		}
 	}
+}
+
+// keysLine returns the line of a cell's keys, nil if they are not known yet,
+// and what is closed when there may be others.
+func (f *Feed) keysLine(cell bulkhead.CellID) ([]byte, <-chan struct{}, error) {
+	list, known, changed := f.keys.next()
+	if !known {
+		return nil, changed, nil
+	}
+	list = keysIn(list, cell)
+	text, err := encodeLine(feedLine{Type: lineKeys, Keys: &list})
+	return text, changed, err
 }
 
 func (f *Feed) sendSnapshot(s *feedStream, c *feedCell) (mark, error) {

@@ -23,13 +23,15 @@ const (
 )
 
 // The types of a feedLine. A snapshot is a line "snapshot", any number of
-// lines "objects" and a line "end"; it replaces everything before it.
+// lines "objects" and a line "end"; it replaces everything before it. So do
+// "keys" with all keys before it.
 const (
 	lineSnapshot  = "snapshot"
 	lineObjects   = "objects"
 	lineEnd       = "end"
 	lineChange    = "change"
 	lineHeartbeat = "heartbeat"
+	lineKeys      = "keys"
 )
 
 // feedLine is one line of the feed.
@@ -40,6 +42,7 @@ type feedLine struct {
 	Objects  int                     `json:"objects,omitempty"` // of a whole snapshot
 	Time     *time.Time              `json:"time,omitempty"`    // of a change
 	Change   *bulkhead.Change        `json:"change,omitempty"`
+	Keys     *[]Key                  `json:"keys,omitempty"`
 }
 
 func encodeLine(l feedLine) ([]byte, error) {
@@ -47,12 +50,13 @@ func encodeLine(l feedLine) ([]byte, error) {
 	return append(text, '\n'), err
 }
 
-// feedEvent is what a feed told: a whole snapshot, a revision, or neither,
-// which is that nothing changed.
+// feedEvent is what a feed told: a whole snapshot, a revision, all keys, or
+// none of them, which is that nothing changed.
 type feedEvent struct {
 	snapshot *position
 	revision *stored
-	line     line // of the revision
+	line     line   // of the revision
+	keys     *[]Key // nil: nothing of keys
 }
 
 // feedReader reads a feed. Between two events it holds no more than the
@@ -104,6 +108,11 @@ func (f *feedReader) next() (feedEvent, error) {
 		case lineChange:
 			r, err := f.change(l)
 			return feedEvent{revision: r, line: l.Line}, err
+		case lineKeys:
+			if l.Keys == nil {
+				return feedEvent{}, wrongLine("keys without a list")
+			}
+			return feedEvent{keys: l.Keys}, nil
 		case lineObjects, lineEnd:
 			return feedEvent{}, wrongLine("%s outside a snapshot", l.Type)
 		}

@@ -26,20 +26,23 @@ type FeedOptions struct {
 	// Tokens knows the tokens; a *Tokens.
 	Tokens interface {
 		Authenticate(ctx context.Context, secret string) (Token, error)
+		KeepKeys(ctx context.Context, ring *Keyring) error
 	}
 	Log     *slog.Logger          // nil: nothing is said
 	Metrics prometheus.Registerer // nil: nobody counts
 }
 
 // Feed tells followers over HTTP what a store holds: a snapshot, then every
-// change, cut down to the cell that the follower's token opens. Each line is
-// encoded once for all followers of a cell. A Feed serves while Run runs.
+// change, cut down to the cell that the follower's token opens, and whose
+// tokens the cell's nodes and SBCs have. Each line is encoded once for all
+// followers of a cell. A Feed serves while Run runs.
 type Feed struct {
 	store   FeedOptions
 	log     *slog.Logger
 	metrics feedMetrics
 	ended   chan struct{} // Run has returned
 	keep    int           // changes kept for each cell
+	keys    Keyring
 
 	mu      sync.Mutex
 	ready   bool
@@ -86,6 +89,11 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 // and hear that nothing changed. It is called once.
 func (f *Feed) Run(ctx context.Context) error {
 	defer close(f.ended)
+	keeping, stop := context.WithCancel(ctx)
+	var keys sync.WaitGroup
+	defer keys.Wait()
+	defer stop()
+	keys.Go(func() { _ = f.store.Tokens.KeepKeys(keeping, &f.keys) }) // it ends with its context
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = minPause, maxPause
 	said := ""
@@ -114,6 +122,9 @@ func (f *Feed) follow(ctx context.Context, done func()) error {
 	if err != nil {
 		return fmt.Errorf("read the registry's head: %w", err)
 	}
+	if last := f.last(); state.Revision == 0 && last > 0 {
+		return fmt.Errorf("the registry is empty and had revision %d: %w: it has lost everything; restore a backup of it", last, bulkhead.Unavailable)
+	}
 	at, err := f.markOf(ctx, state.Revision)
 	if err != nil {
 		return err
@@ -137,6 +148,13 @@ func (f *Feed) follow(ctx context.Context, done func()) error {
 		}
 		f.sweep()
 	}
+}
+
+// last returns the number of the head that came last.
+func (f *Feed) last() bulkhead.RevisionNumber {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.head.number
 }
 
 // markOf reads which revision of that number the store has.

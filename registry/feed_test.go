@@ -112,6 +112,7 @@ func (s *feedServer) token(t *testing.T, tok Token) string {
 type feedFollower struct {
 	remote *Remote
 	f      *Follower
+	keys   Keyring
 	stop   func()
 
 	mu    sync.Mutex
@@ -131,17 +132,18 @@ func (w *feedFollower) at(n bulkhead.RevisionNumber) func() bool {
 
 func follow(t testing.TB, url, secret string, g *LastGood) *feedFollower {
 	t.Helper()
-	remote, err := NewRemote(RemoteOptions{URL: url, Token: secret})
+	w := &feedFollower{}
+	remote, err := NewRemote(RemoteOptions{URLs: strings.Split(url, ","), Token: secret, Keyring: &w.keys})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &feedFollower{remote: remote}
-	w.f = &Follower{Store: remote, LastGood: g, Apply: func(s bulkhead.State) error {
+	w.remote = remote
+	w.f = &Follower{Store: remote, LastGood: g, Keyring: &w.keys, Apply: whole(func(s bulkhead.State) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.state = s
 		return nil
-	}}
+	})}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	for _, run := range []func(context.Context) error{remote.Run, w.f.Run} {
@@ -164,7 +166,7 @@ func TestFeed(t *testing.T) {
 		commit(t, writer, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenantIn(0, "cell1"), tenantIn(1, "cell1"), tenantIn(2, "cell2")}})
 		one := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell1"}), nil)
 		two := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs9", Cell: "cell2"}), nil)
-		all := follow(t, s.URL, s.token(t, Token{Scope: ScopeRead}), nil)
+		all := follow(t, s.URL, s.token(t, Token{Scope: ScopeAdmin}), nil)
 		check := func(n bulkhead.RevisionNumber) {
 			t.Helper()
 			want := head(t, writer)
@@ -369,7 +371,7 @@ func TestFeedScopes(t *testing.T) {
 	commit(t, s.store, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenantIn(0, "cell1"), tenantIn(1, "cell2")}})
 	eventually(t, "the feed has the revision", func() bool { s.feed.mu.Lock(); defer s.feed.mu.Unlock(); return s.feed.head.number == 2 })
 	node := s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell1"})
-	read := s.token(t, Token{Scope: ScopeRead})
+	admin := s.token(t, Token{Scope: ScopeAdmin})
 	for _, c := range []struct {
 		name, secret, query string
 		status              int
@@ -383,10 +385,12 @@ func TestFeedScopes(t *testing.T) {
 		{"a node's, of its cell", node, "?cell=cell1", 200, "t00000", "t00001"},
 		{"a node's, of another cell", node, "?cell=cell2", 403, "", ""},
 		{"a node's of a cell that is not there", s.token(t, Token{Scope: ScopeNode, Node: "x", Cell: "cell7"}), "", 200, "snapshot", "t0000"},
-		{"a reader's", read, "", 200, "t00001", "cell7"},
-		{"a reader's, of a cell", read, "?cell=cell2", 200, "t00001", "t00000"},
-		{"an admin's", s.token(t, Token{Scope: ScopeAdmin}), "", 200, "t00001", "cell7"},
-		{"hostile query", read, "?after=-1&line=%00&cell=%0d%0a", 200, "snapshot", "t0000"},
+		{"an SBC's", s.token(t, Token{Scope: ScopeSBC, SBC: "sbc9", Cell: "cell2"}), "", 200, "t00001", "t00000"},
+		{"an SBC's, of another cell", s.token(t, Token{Scope: ScopeSBC, SBC: "sbc9", Cell: "cell2"}), "?cell=cell1", 403, "", ""},
+		{"a reader's", s.token(t, Token{Scope: ScopeRead}), "", 403, "", ""},
+		{"an admin's", admin, "", 200, "t00001", "cell7"},
+		{"an admin's, of a cell", admin, "?cell=cell2", 200, "t00001", "t00000"},
+		{"hostile query", admin, "?after=-1&line=%00&cell=%0d%0a", 200, "snapshot", "t0000"},
 	} {
 		answer := ask(t, s.URL, c.secret, c.query)
 		if answer.StatusCode != c.status {
@@ -425,7 +429,7 @@ func TestFeedOtherWay(t *testing.T) {
 		commit(t, s, 0, frame())
 		commit(t, s, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(i)}})
 	}
-	secret, tok, err := a.Tokens().Create(t.Context(), Token{Scope: ScopeRead})
+	secret, tok, err := a.Tokens().Create(t.Context(), Token{Scope: ScopeAdmin})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -506,7 +510,7 @@ func TestFeedHalfOpen(t *testing.T) {
 			})
 		}
 	})
-	w := follow(t, "http://"+l.Addr().String(), s.token(t, Token{Scope: ScopeRead}), nil)
+	w := follow(t, "http://"+l.Addr().String(), s.token(t, Token{Scope: ScopeAdmin}), nil)
 	eventually(t, "the first revision", w.at(1))
 	mu.Lock()
 	stalled = true
@@ -542,7 +546,7 @@ func TestFeedHeartbeat(t *testing.T) {
 	t.Parallel()
 	s := newFeedServer(t, newSQLite(t))
 	commit(t, s.store, 0, frame())
-	w := follow(t, s.URL, s.token(t, Token{Scope: ScopeRead}), nil)
+	w := follow(t, s.URL, s.token(t, Token{Scope: ScopeAdmin}), nil)
 	eventually(t, "the first revision", w.at(1))
 	first := w.remote.Status().Heard
 	eventually(t, "two heartbeats", func() bool { return w.remote.Status().Heard.Sub(first) > 2*feedHeartbeat-time.Second })
@@ -553,7 +557,7 @@ func TestFeedHeartbeat(t *testing.T) {
 
 func TestNewRemote(t *testing.T) {
 	for _, u := range []string{"", "x", "ftp://a", "http://", "://", "127.0.0.1:80"} {
-		if _, err := NewRemote(RemoteOptions{URL: u}); !errors.Is(err, bulkhead.Invalid) {
+		if _, err := NewRemote(RemoteOptions{URLs: []string{u}}); !errors.Is(err, bulkhead.Invalid) {
 			t.Errorf("%q: %v", u, err)
 		}
 	}

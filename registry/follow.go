@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,19 +28,30 @@ const (
 	saveShare    = 9
 )
 
+// Update is what a Follower hands over: a whole state, or what leads to it
+// from the one that was handed over before.
+type Update struct {
+	Revision bulkhead.RevisionNumber
+	Change   *bulkhead.Change // nil: State is all there is
+	State    bulkhead.State   // without a Change
+}
+
 // Follower keeps somebody up to date with a store.
 type Follower struct {
 	Store Store
-	// Apply gets the head first, and then a newer state whenever there is
-	// one; states in between may be left out. It is called by one goroutine.
-	// After an error it is called again later, with the newest state then.
-	Apply func(bulkhead.State) error
+	// Apply gets the head first, and then what leads to a newer state whenever
+	// there is one; states in between may be left out. It is called by one
+	// goroutine. After an error it is called again later, with the whole of
+	// the newest state then.
+	Apply func(Update) error
 	// Log says when following fails and when it works again; nil: nothing is said.
 	Log *slog.Logger
 	// LastGood is where what was applied is kept for the next start; nil: nowhere.
 	// If the store does not answer within 500 ms of the start, what is there
 	// is applied.
 	LastGood *LastGood
+	// Keyring is kept in LastGood with the state; nil: there is none.
+	Keyring *Keyring
 	// Metrics takes bulkhead_registry_*; nil: nobody does.
 	Metrics prometheus.Registerer
 
@@ -63,8 +75,18 @@ type FollowerStatus struct {
 	Revision    bulkhead.RevisionNumber `json:"revision"`              // in force
 	Saved       time.Time               `json:"saved,omitzero"`        // when what is in force was saved, if it is FromDisk
 	Following   bool                    `json:"following"`             // the store answers, and what it said last is in force
+	Since       time.Time               `json:"since,omitzero"`        // when that was so last, if it is not; FromDisk: Saved
 	Err         string                  `json:"error,omitempty"`       // why it is not following
 	Quarantined []string                `json:"quarantined,omitempty"` // files of LastGood that were torn or tampered with
+}
+
+// Age returns how long ago what is in force was known to be the newest; 0: it
+// is, or there is nothing.
+func (s *FollowerStatus) Age(now time.Time) time.Duration {
+	if s.Since.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(s.Since))
 }
 
 // Status returns the present status.
@@ -84,11 +106,6 @@ func (f *Follower) update(change func(*FollowerStatus)) {
 	change(&f.status)
 }
 
-// Follow is Follower.Run without anything but the store.
-func Follow(ctx context.Context, store Store, apply func(bulkhead.State) error) error {
-	return (&Follower{Store: store, Apply: apply}).Run(ctx)
-}
-
 // Run follows the store until ctx ends and returns nil then. Whatever fails
 // is tried again, after 50 ms to 5 s; only metrics that are registered
 // already make it return at once.
@@ -102,11 +119,9 @@ func (f *Follower) Run(ctx context.Context) error {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	if f.LastGood != nil {
-		r.unsaved = make(chan bulkhead.State, 1)
-		var saver sync.WaitGroup
-		saver.Go(func() { r.save(ctx) })
-		defer saver.Wait()
-		defer close(r.unsaved)
+		r.unsaved = make(chan struct{}, 1)
+		stop := r.keep(ctx)
+		defer stop()
 		r.start(ctx)
 	}
 	r.follow(ctx)
@@ -118,8 +133,24 @@ type run struct {
 	*Follower
 	log     *slog.Logger
 	metrics *followerMetrics
-	at      bulkhead.State // in force
-	unsaved chan bulkhead.State
+	at      trail         // in force
+	unsaved chan struct{} // holds one if something is not on disk
+}
+
+// keep saves what is in force until the function that it returns is called.
+func (r *run) keep(ctx context.Context) (stop func()) {
+	ctxKeys, end := context.WithCancel(ctx)
+	var watching, saving sync.WaitGroup
+	saving.Go(func() { r.save(ctx) })
+	if r.Keyring != nil {
+		watching.Go(func() { r.watchKeys(ctxKeys) })
+	}
+	return func() {
+		end()
+		watching.Wait()
+		close(r.unsaved)
+		saving.Wait()
+	}
 }
 
 // start applies what is on disk unless the store answers soon.
@@ -140,16 +171,19 @@ func (r *run) start(ctx context.Context) {
 		return // the very first start
 	}
 	if err == nil {
-		err = r.Apply(state)
+		if r.Keyring != nil {
+			r.Keyring.restore(saved.Keys)
+		}
+		err = r.Apply(Update{Revision: state.Revision, State: state})
 	}
 	if err != nil {
 		r.log.Error("cannot serve the last known good configuration", "err", err)
 		return
 	}
-	r.at = state
+	r.at.restart(state)
 	r.log.Warn("the registry does not answer; serving the last known good configuration from disk", "revision", state.Revision, "saved", saved.Time, "err", asked)
 	r.update(func(s *FollowerStatus) {
-		s.Source, s.Revision, s.Saved = FromDisk, state.Revision, saved.Time
+		s.Source, s.Revision, s.Saved, s.Since = FromDisk, state.Revision, saved.Time, saved.Time
 	})
 }
 
@@ -160,7 +194,7 @@ func (r *run) follow(ctx context.Context) {
 	for {
 		err := r.once(ctx, func() {
 			if said != "" {
-				r.log.Info("following the registry again", "revision", r.at.Revision)
+				r.log.Info("following the registry again", "revision", r.at.revision())
 			}
 			said = ""
 			pause.Reset()
@@ -168,11 +202,16 @@ func (r *run) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.update(func(s *FollowerStatus) { s.Following, s.Err = false, err.Error() })
+		r.update(func(s *FollowerStatus) {
+			if s.Following {
+				s.Since = time.Now()
+			}
+			s.Following, s.Err = false, err.Error()
+		})
 		r.metrics.failures.Inc()
 		if err.Error() != said {
 			said = err.Error()
-			r.log.Warn("cannot follow the registry; the last revision stays in force", "revision", r.at.Revision, "err", err)
+			r.log.Warn("cannot follow the registry; the last revision stays in force", "revision", r.at.revision(), "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -189,53 +228,79 @@ func (r *run) once(ctx context.Context, done func()) error {
 	if err != nil {
 		return fmt.Errorf("read the registry's head: %w", err)
 	}
-	for {
-		if err := r.apply(state); err != nil {
+	at := r.at.revision()
+	if state.Revision == 0 && at > 0 {
+		return fmt.Errorf("the registry is empty and had revision %d: %w: it has lost everything; restore a backup of it", at, bulkhead.Unavailable)
+	}
+	// A store that only came back says what is in force already.
+	if r.Status().Source == FromNowhere || at != state.Revision || !r.at.is(state) {
+		if err := r.Apply(Update{Revision: state.Revision, State: state}); err != nil {
 			return fmt.Errorf("apply revision %d: %w", state.Revision, err)
 		}
+		r.at.restart(state)
+	}
+	for at = state.Revision; ; {
+		r.inForce(at)
 		done()
-		revisions, err := r.Store.Watch(ctx, state.Revision)
+		revisions, err := r.Store.Watch(ctx, at)
 		if err != nil {
-			return fmt.Errorf("watch the registry after revision %d: %w", state.Revision, err)
+			return fmt.Errorf("watch the registry after revision %d: %w", at, err)
 		}
-		if state, err = advance(state, revisions); err != nil {
+		c, to, err := follows(at, revisions)
+		if err != nil {
 			return err
 		}
+		if err := r.Apply(Update{Revision: to, Change: &c}); err != nil {
+			return fmt.Errorf("apply revision %d: %w", to, err)
+		}
+		r.at.add(&c, to)
+		at = to
 	}
 }
 
-// apply brings a state into force, unless it is already: then a store only
-// came back.
-func (r *run) apply(state bulkhead.State) error {
-	is := func() bool {
-		d := r.at.Diff(state)
-		return d.IsZero()
-	}
-	if s := r.Status(); s.Source == FromNowhere || r.at.Revision != state.Revision || !is() {
-		if err := r.Apply(state); err != nil {
-			return err
-		}
-	}
-	r.at = state
+// inForce notes that what is in force is what the store said last.
+func (r *run) inForce(n bulkhead.RevisionNumber) {
 	r.update(func(s *FollowerStatus) {
-		s.Source, s.Revision, s.Saved, s.Following, s.Err = FromStore, state.Revision, time.Time{}, true, ""
+		s.Source, s.Revision, s.Saved, s.Following, s.Since, s.Err = FromStore, n, time.Time{}, true, time.Time{}, ""
 	})
 	if r.unsaved != nil {
-		select { // the newest is all that is saved
-		case <-r.unsaved:
-		default:
-		}
-		r.unsaved <- state
+		r.wantSave()
 	}
-	return nil
 }
 
-// save saves what comes, the newest first, with pauses, until there is no
-// more. When ctx ends, the last state is saved at once.
+func (r *run) wantSave() {
+	select {
+	case r.unsaved <- struct{}{}:
+	default: // it will be saved with what is waiting
+	}
+}
+
+// watchKeys has the keys saved when they change.
+func (r *run) watchKeys(ctx context.Context) {
+	for {
+		_, news, changed := r.Keyring.next()
+		if news && r.Status().Source != FromNowhere {
+			r.wantSave()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// save saves the newest state, with pauses, until there is no more. When ctx
+// ends, the last one is saved at once.
 func (r *run) save(ctx context.Context) {
-	for state := range r.unsaved {
+	for range r.unsaved {
 		began := time.Now()
-		if err := r.LastGood.Save(state); err != nil {
+		state := r.at.whole()
+		var keys []Key
+		if r.Keyring != nil {
+			keys, _, _ = r.Keyring.next()
+		}
+		if err := r.LastGood.Save(state, keys); err != nil {
 			r.metrics.saveFailures.Inc()
 			r.log.Error("cannot keep the last known good configuration", "err", err)
 		} else {
@@ -248,19 +313,76 @@ func (r *run) save(ctx context.Context) {
 	}
 }
 
-// advance applies revisions at once, which costs hardly more than one.
-func advance(state bulkhead.State, revisions []bulkhead.Revision) (bulkhead.State, error) {
+// follows makes one change of revisions, which must follow each other, and
+// says where it leads: to apply it costs hardly more than to apply one.
+func follows(at bulkhead.RevisionNumber, revisions []bulkhead.Revision) (bulkhead.Change, bulkhead.RevisionNumber, error) {
 	changes := make([]*bulkhead.Change, len(revisions))
-	at := state.Revision
 	for i := range revisions {
 		r := &revisions[i]
 		if r.Number != at+1 || r.Parent != at {
-			return state, fmt.Errorf("revision %d on %d came after revision %d: %w", r.Number, r.Parent, at, bulkhead.Conflict)
+			return bulkhead.Change{}, at, fmt.Errorf("revision %d on %d came after revision %d: %w", r.Number, r.Parent, at, bulkhead.Conflict)
 		}
 		changes[i], at = &r.Change, r.Number
+	}
+	return merge(changes), at, nil
+}
+
+// trail is a state and the changes after it. The state that they lead to is
+// made when somebody wants the whole: it costs a list of all tenants.
+type trail struct {
+	making sync.Mutex // whoever makes the whole
+
+	mu      sync.Mutex
+	base    bulkhead.State
+	changes []*bulkhead.Change
+	at      bulkhead.RevisionNumber
+}
+
+func (t *trail) revision() bulkhead.RevisionNumber {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.at
+}
+
+func (t *trail) restart(s bulkhead.State) {
+	t.making.Lock()
+	defer t.making.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.base, t.changes, t.at = s, nil, s.Revision
+}
+
+func (t *trail) add(c *bulkhead.Change, to bulkhead.RevisionNumber) {
+	t.mu.Lock()
+	t.changes, t.at = append(t.changes, c), to
+	long := len(t.changes) >= replayLimit
+	t.mu.Unlock()
+	if long {
+		t.whole()
+	}
+}
+
+// whole returns the newest state. Who adds meanwhile need not wait.
+func (t *trail) whole() bulkhead.State {
+	t.making.Lock()
+	defer t.making.Unlock()
+	t.mu.Lock()
+	state, changes, at := t.base, t.changes, t.at
+	t.mu.Unlock()
+	if len(changes) == 0 {
+		return state
 	}
 	c := merge(changes)
 	state = state.Apply(&c)
 	state.Revision = at
-	return state, nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.base, t.changes = state, slices.Clone(t.changes[len(changes):])
+	return state
+}
+
+// is reports whether the newest state holds the same objects as s.
+func (t *trail) is(s bulkhead.State) bool {
+	d := t.whole().Diff(s)
+	return d.IsZero()
 }

@@ -91,7 +91,7 @@ func revision(n bulkhead.RevisionNumber) bulkhead.Revision {
 func TestFollower(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flaky{revisions: make(chan []bulkhead.Revision), err: bulkhead.Unavailable}
-		f := &Follower{Store: s, Apply: s.apply, Log: slog.New(slog.NewTextHandler(s, nil))}
+		f := &Follower{Store: s, Apply: whole(s.apply), Log: slog.New(slog.NewTextHandler(s, nil))}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- f.Run(ctx) }()
@@ -140,13 +140,13 @@ func TestFollowSQLite(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Follow(ctx, s, func(state bulkhead.State) error {
+		ended <- (&Follower{Store: s, Apply: whole(func(state bulkhead.State) error {
 			select {
 			case states <- state:
 			case <-ctx.Done():
 			}
 			return nil
-		})
+		})}).Run(ctx)
 	}()
 	if got := <-states; got.Revision != 1 {
 		t.Fatalf("the first state is %d", got.Revision)

@@ -90,6 +90,23 @@ func newSQLite(t *testing.T) *SQLite {
 	return openSQLite(t, filepath.Join(t.TempDir(), "registry.db"))
 }
 
+// whole makes a Follower's Apply of a function that wants whole states.
+func whole(apply func(bulkhead.State) error) func(Update) error {
+	var at bulkhead.State
+	return func(u Update) error {
+		state := u.State
+		if u.Change != nil {
+			state = at.Apply(u.Change)
+			state.Revision = u.Revision
+		}
+		if err := apply(state); err != nil {
+			return err
+		}
+		at = state
+		return nil
+	}
+}
+
 func head(t *testing.T, s Store) bulkhead.State {
 	t.Helper()
 	state, err := s.Head(t.Context())

@@ -70,8 +70,8 @@ func nextChange(n int) bulkhead.Change {
 	return c
 }
 
-// whole fails if only a part of the last revision is there.
-func whole(t *testing.T, s bulkhead.State) {
+// wholeRevision fails if only a part of the last revision is there.
+func wholeRevision(t *testing.T, s bulkhead.State) {
 	t.Helper()
 	n := int(s.Revision)
 	if got := s.Cells["cell1"].MaxTenants - 100; got != n {
@@ -122,7 +122,7 @@ func afterKill(t *testing.T, s history, acknowledged bulkhead.RevisionNumber) bu
 	if got.Revision < acknowledged || got.Revision > acknowledged+1 {
 		t.Fatalf("revision %d was acknowledged and the head is %d", acknowledged, got.Revision)
 	}
-	whole(t, got)
+	wholeRevision(t, got)
 	replayed, err := s.State(t.Context(), got.Revision)
 	if err != nil {
 		t.Fatal(err)

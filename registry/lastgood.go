@@ -41,6 +41,7 @@ type LastGood struct {
 type Saved struct {
 	Generation uint64
 	Time       time.Time // when it was saved
+	Keys       []Key     // that were saved with the state
 	// Quarantined lists the files that were torn or tampered with. They are
 	// kept beside, with .bad at the end of their name, the newest four.
 	Quarantined []string
@@ -115,7 +116,7 @@ func (g *LastGood) Load() (bulkhead.State, Saved, error) {
 		name := generationName(n)
 		f, err := g.read(name, n)
 		if err == nil {
-			saved.Generation, saved.Time = n, f.Saved
+			saved.Generation, saved.Time, saved.Keys = n, f.Saved, f.keys
 			return f.state, saved, nil
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", name, err))
@@ -142,12 +143,12 @@ func (g *LastGood) read(name string, generation uint64) (*snapshotFile, error) {
 	return s, err
 }
 
-// Save writes a state as the next generation. It is on disk when Save
-// returns; all but the newest two generations are gone then.
-func (g *LastGood) Save(s bulkhead.State) error {
+// Save writes a state, and the keys with it, as the next generation. It is on
+// disk when Save returns; all but the newest two generations are gone then.
+func (g *LastGood) Save(s bulkhead.State, keys []Key) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.save(s); err != nil {
+	if err := g.save(s, keys); err != nil {
 		return fmt.Errorf("save revision %d as the last known good configuration: %w: %w", s.Revision, bulkhead.Unavailable, err)
 	}
 	g.prune(false, generationsKept)
@@ -155,7 +156,7 @@ func (g *LastGood) Save(s bulkhead.State) error {
 	return nil
 }
 
-func (g *LastGood) save(s bulkhead.State) error {
+func (g *LastGood) save(s bulkhead.State, keys []Key) error {
 	next := g.generation + 1
 	f, err := renameio.NewPendingFile(filepath.Join(g.dir, generationName(next)), renameio.WithTempDir(g.dir), renameio.WithStaticPermissions(0o600))
 	if err != nil {
@@ -164,6 +165,9 @@ func (g *LastGood) save(s bulkhead.State) error {
 	defer func() { _ = f.Cleanup() }() // does nothing to a file that was put in place
 	w := newSnapshotWriter(f)
 	w.state(snapshotHeader{Generation: next, Saved: now()}, s)
+	if len(keys) > 0 {
+		w.line(snapshotLine{Keys: keys})
+	}
 	if err := w.end(); err != nil {
 		return err
 	}

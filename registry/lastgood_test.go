@@ -38,7 +38,7 @@ func openLastGood(t *testing.T, dir string) *LastGood {
 
 func save(t *testing.T, g *LastGood, s bulkhead.State) {
 	t.Helper()
-	if err := g.Save(s); err != nil {
+	if err := g.Save(s, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -204,7 +204,7 @@ func TestFollowerFromDisk(t *testing.T) {
 		}
 		s := &flaky{revisions: make(chan []bulkhead.Revision), err: bulkhead.Unavailable}
 		metrics := prometheus.NewRegistry()
-		f := &Follower{Store: s, Apply: s.apply, LastGood: g, Metrics: metrics}
+		f := &Follower{Store: s, Apply: whole(s.apply), LastGood: g, Metrics: metrics}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- f.Run(ctx) }()
@@ -250,7 +250,7 @@ func TestFollowerSavesWithPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := openLastGood(t, dir)
 		s := &flaky{revisions: make(chan []bulkhead.Revision)}
-		f := &Follower{Store: s, Apply: s.apply, LastGood: g}
+		f := &Follower{Store: s, Apply: whole(s.apply), LastGood: g}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- f.Run(ctx) }()

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -48,6 +49,12 @@ func newFollowerMetrics(reg prometheus.Registerer, status func() FollowerStatus)
 	}
 	return m, register(reg, m.failures, m.quarantined, m.saveFailures, m.saved,
 		boolGauge("bulkhead_registry_following", "1 while the registry answers and its newest revision is in force here.", func() bool { return status().Following }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "bulkhead_registry_age_seconds", Help: "Seconds since what is in force was known to be the newest; 0 while the registry answers.",
+		}, func() float64 {
+			s := status()
+			return s.Age(time.Now()).Seconds()
+		}),
 		boolGauge("bulkhead_registry_from_disk", "1 while what is in force is the last known good from disk.", func() bool { return status().Source == FromDisk }),
 	)
 }

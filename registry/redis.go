@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -42,6 +43,9 @@ type RedisOptions struct {
 	// Relaxed accepts a server that can lose what it acknowledged: without
 	// appendonly, with an appendfsync that is not always, or one that evicts keys.
 	Relaxed bool
+	// Lazy opens the store although Redis does not answer now. What would have
+	// been found out about the server is found out, and said, when it does.
+	Lazy bool
 	// Log is told what could not be found out about the server; nil: nobody is.
 	Log *slog.Logger
 }
@@ -49,9 +53,10 @@ type RedisOptions struct {
 // Redis is a Store in a Redis with an append-only file. Any number of hosts
 // may open it.
 type Redis struct {
-	client   redis.UniversalClient
-	name     string
-	replicas int
+	client  redis.UniversalClient
+	name    string
+	options RedisOptions
+	checked atomic.Bool // the server keeps what it acknowledges, or may do otherwise
 
 	ledger    *ledger
 	keys      *Tokens
@@ -60,7 +65,8 @@ type Redis struct {
 }
 
 // OpenRedis opens the store, which need not hold anything yet. The caller
-// closes it. It returns bulkhead.Unavailable when Redis does not answer, and
+// closes it. It returns bulkhead.Unavailable when Redis does not answer, but
+// for a Lazy one, and
 // bulkhead.Invalid when it would not keep what it acknowledges, or holds what
 // this version cannot read.
 func OpenRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
@@ -73,12 +79,9 @@ func OpenRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 	setDefault(&c.DialTimeout, 2*time.Second)
 	setDefault(&c.ReadTimeout, 5*time.Second)
 	setDefault(&o.Name, "bulkhead")
-	s := &Redis{client: redis.NewUniversalClient(&c), name: o.Name, replicas: o.Replicas, ledger: newLedger()}
+	s := &Redis{client: redis.NewUniversalClient(&c), name: o.Name, options: o, ledger: newLedger()}
 	s.keys = newTokens(s)
-	if err := s.checkServer(ctx, &o); err != nil {
-		return nil, errors.Join(err, s.client.Close())
-	}
-	if _, err := s.Head(ctx); err != nil {
+	if _, err := s.Head(ctx); err != nil && !(o.Lazy && errors.Is(err, bulkhead.Unavailable)) {
 		return nil, errors.Join(err, s.client.Close())
 	}
 	s.commits = s.client.Subscribe(ctx, s.key("commits"))
@@ -99,7 +102,8 @@ func setDefault[T comparable](v *T, d T) {
 }
 
 // checkServer refuses a server that would lose revisions.
-func (s *Redis) checkServer(ctx context.Context, o *RedisOptions) error {
+func (s *Redis) checkServer(ctx context.Context) error {
+	o := &s.options
 	if err := s.client.Ping(ctx).Err(); err != nil {
 		return s.failed(ctx, "ping", err)
 	}
@@ -124,6 +128,7 @@ func (s *Redis) checkServer(ctx context.Context, o *RedisOptions) error {
 		}
 	}
 	if len(weak) == 0 || o.Relaxed {
+		s.checked.Store(true)
 		return nil
 	}
 	return fmt.Errorf("open the registry in Redis: %w: it can lose revisions that it acknowledged (%s): set appendonly yes, appendfsync always and maxmemory-policy noeviction",
@@ -174,6 +179,11 @@ func (m mark) text() string { return fmt.Sprintf("%d:%s", m.number, m.line) }
 func (s *Redis) head(ctx context.Context) (mark, error) {
 	if err := ctx.Err(); err != nil {
 		return mark{}, err
+	}
+	if !s.checked.Load() {
+		if err := s.checkServer(ctx); err != nil {
+			return mark{}, err
+		}
 	}
 	text, err := s.client.Get(ctx, s.key("head")).Result()
 	if errors.Is(err, redis.Nil) {
@@ -335,8 +345,8 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 	var copies *redis.IntCmd
 	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		done = p.Eval(ctx, commitScript, keys, args...)
-		if s.replicas > 0 { // WAIT counts for the connection that wrote
-			copies = redis.NewIntCmd(ctx, "wait", s.replicas, time.Second.Milliseconds())
+		if s.options.Replicas > 0 { // WAIT counts for the connection that wrote
+			copies = redis.NewIntCmd(ctx, "wait", s.options.Replicas, time.Second.Milliseconds())
 			return p.Process(ctx, copies)
 		}
 		return nil
@@ -344,7 +354,7 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 	if err != nil {
 		return err
 	}
-	return committedIn(done, copies, base, s.replicas)
+	return committedIn(done, copies, base, s.options.Replicas)
 }
 
 func committedIn(done *redis.Cmd, copies *redis.IntCmd, base bulkhead.RevisionNumber, replicas int) error {

@@ -22,7 +22,8 @@ func (s *Redis) Tokens() *Tokens { return s.keys }
 func (s *Redis) Audit() *Audit { return &Audit{s} }
 
 // A token is a field of the hash "tokens" that is written once. When it was
-// last used and when it was revoked stand in two hashes of their own.
+// last used and when it was revoked stand in two hashes of their own. Whoever
+// changes which tokens are good counts "tokens_version" up.
 
 func (s *Redis) addToken(ctx context.Context, t *tokenRow) error {
 	text, err := json.Marshal(t)
@@ -37,6 +38,7 @@ func (s *Redis) addToken(ctx context.Context, t *tokenRow) error {
 		if !t.Revoked.IsZero() {
 			p.HSet(ctx, s.key("tokens_revoked"), t.ID, micros(t.Revoked))
 		}
+		p.Incr(ctx, s.key("tokens_version"))
 		return nil
 	})
 	return s.failed(ctx, "store a token", err)
@@ -113,7 +115,20 @@ func (s *Redis) revokeToken(ctx context.Context, id string, at time.Time) error 
 	if !there {
 		return noToken(id)
 	}
-	return s.failed(ctx, "revoke a token", s.client.HSetNX(ctx, s.key("tokens_revoked"), id, micros(at)).Err())
+	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSetNX(ctx, s.key("tokens_revoked"), id, micros(at))
+		p.Incr(ctx, s.key("tokens_version"))
+		return nil
+	})
+	return s.failed(ctx, "revoke a token", err)
+}
+
+func (s *Redis) tokensVersion(ctx context.Context) (string, error) {
+	v, err := s.client.Get(ctx, s.key("tokens_version")).Result()
+	if errors.Is(err, redis.Nil) {
+		return "0", nil
+	}
+	return v, s.failed(ctx, "read the tokens", err)
 }
 
 const useScript = `
@@ -131,6 +146,7 @@ func (s *Redis) dropToken(ctx context.Context, id string) error {
 		for _, hash := range []string{"tokens", "tokens_used", "tokens_revoked"} {
 			p.HDel(ctx, s.key(hash), id)
 		}
+		p.Incr(ctx, s.key("tokens_version"))
 		return nil
 	})
 	return s.failed(ctx, "drop a token", err)

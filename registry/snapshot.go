@@ -48,6 +48,7 @@ type snapshotHeader struct {
 type snapshotLine struct {
 	Put    *bulkhead.Change `json:"put,omitempty"`
 	Tokens []tokenRow       `json:"tokens,omitempty"`
+	Keys   []Key            `json:"keys,omitempty"`
 	Audit  []AuditEntry     `json:"audit,omitempty"`
 	SHA256 string           `json:"sha256,omitempty"`
 }
@@ -127,6 +128,7 @@ type snapshotFile struct {
 	snapshotHeader
 	state  bulkhead.State
 	tokens []tokenRow
+	keys   []Key
 	audit  []AuditEntry
 }
 
@@ -179,6 +181,7 @@ func readSnapshot(r io.Reader) (*snapshotFile, error) {
 			appendPuts(&all, l.Put)
 		}
 		f.tokens = append(f.tokens, l.Tokens...)
+		f.keys = append(f.keys, l.Keys...)
 		f.audit = append(f.audit, l.Audit...)
 	}
 }

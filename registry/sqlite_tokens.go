@@ -35,19 +35,19 @@ func noToken(id string) error {
 	return fmt.Errorf("token %q: %w", id, bulkhead.NotFound)
 }
 
-const tokenColumns = `id, hash, scope, tenant, node, cell, note, created_us, used_us, revoked_us`
+const tokenColumns = `id, hash, scope, tenant, node, sbc, cell, note, created_us, used_us, revoked_us`
 
 func scanToken(scan func(...any) error) (*tokenRow, error) {
 	var t tokenRow
 	var created, used, revoked int64
-	err := scan(&t.ID, &t.Hash, &t.Scope, &t.Tenant, &t.Node, &t.Cell, &t.Note, &created, &used, &revoked)
+	err := scan(&t.ID, &t.Hash, &t.Scope, &t.Tenant, &t.Node, &t.SBC, &t.Cell, &t.Note, &created, &used, &revoked)
 	t.Created, t.LastUsed, t.Revoked = fromMicros(created), fromMicros(used), fromMicros(revoked)
 	return &t, err
 }
 
 func (s *SQLite) addToken(ctx context.Context, t *tokenRow) error {
-	_, err := s.write.ExecContext(ctx, `INSERT INTO token (`+tokenColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		t.ID, t.Hash, string(t.Scope), string(t.Tenant), string(t.Node), string(t.Cell), t.Note, micros(t.Created), micros(t.LastUsed), micros(t.Revoked))
+	_, err := s.write.ExecContext(ctx, `INSERT INTO token (`+tokenColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.Hash, string(t.Scope), string(t.Tenant), string(t.Node), string(t.SBC), string(t.Cell), t.Note, micros(t.Created), micros(t.LastUsed), micros(t.Revoked))
 	return s.failed(ctx, "store a token", err)
 }
 
@@ -73,6 +73,13 @@ func (s *SQLite) tokens(ctx context.Context) (out []tokenRow, err error) {
 		out = append(out, *t)
 	}
 	return out, list.Err()
+}
+
+// tokensVersion: a new token has the highest rowid, and a revocation the latest time.
+func (s *SQLite) tokensVersion(ctx context.Context) (string, error) {
+	var v string
+	err := s.read.QueryRowContext(ctx, `SELECT count(*) || ' ' || coalesce(max(rowid), 0) || ' ' || coalesce(sum(revoked_us > 0), 0) || ' ' || coalesce(max(revoked_us), 0) FROM token`).Scan(&v)
+	return v, s.failed(ctx, "read the tokens", err)
 }
 
 func (s *SQLite) revokeToken(ctx context.Context, id string, at time.Time) error {

@@ -24,7 +24,8 @@ const (
 	ScopeAdmin  Scope = "admin"  // everything
 	ScopeRead   Scope = "read"   // everything, to look at
 	ScopeTenant Scope = "tenant" // one tenant's objects
-	ScopeNode   Scope = "node"   // what a node of one cell needs: the feed
+	ScopeNode   Scope = "node"   // what a media node of one cell needs: answers, and the feed of its cell
+	ScopeSBC    Scope = "sbc"    // what an SBC of one cell needs: the feed of its cell, and to post events
 )
 
 // Token is what the registry knows about a token. It never holds the secret.
@@ -33,7 +34,8 @@ type Token struct {
 	Scope    Scope             `json:"scope"`
 	Tenant   bulkhead.TenantID `json:"tenant,omitempty"` // of scope tenant
 	Node     bulkhead.NodeID   `json:"node,omitempty"`   // of scope node
-	Cell     bulkhead.CellID   `json:"cell,omitempty"`   // of scope node: the node's
+	SBC      bulkhead.SBCID    `json:"sbc,omitempty"`    // of scope sbc
+	Cell     bulkhead.CellID   `json:"cell,omitempty"`   // of scope node or sbc: the cell it is in
 	Note     string            `json:"note,omitempty"`   // at most 256 bytes
 	Created  time.Time         `json:"created,omitzero"`
 	LastUsed time.Time         `json:"last_used,omitzero"` // to the minute; zero: never
@@ -66,6 +68,8 @@ type tokenRows interface {
 	addToken(ctx context.Context, t *tokenRow) error
 	token(ctx context.Context, id string) (*tokenRow, error) // bulkhead.NotFound
 	tokens(ctx context.Context) ([]tokenRow, error)
+	// tokensVersion is another text after a token was added, revoked or dropped; never "".
+	tokensVersion(ctx context.Context) (string, error)
 	// revokeToken does nothing to one that is revoked already.
 	revokeToken(ctx context.Context, id string, at time.Time) error
 	// useToken does nothing to one whose last use is less than usedEvery ago.
@@ -87,7 +91,7 @@ func newTokens(rows tokenRows) *Tokens {
 	return &Tokens{rows: rows, now: now, used: map[string]time.Time{}}
 }
 
-// Create makes a token out of t's scope, its tenant, node and cell, and its
+// Create makes a token out of t's scope, its tenant, node, SBC and cell, and its
 // note. It returns the secret, which is stored nowhere and cannot be had
 // again. It returns bulkhead.Invalid when scope and names do not fit, or when
 // there are MaxTokens that are not revoked.
@@ -121,12 +125,13 @@ func checkToken(t *Token) error {
 			errs = append(errs, &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: fmt.Sprintf("does not belong to a token of scope %s", t.Scope)})
 		}
 	}
-	if !slices.Contains([]Scope{ScopeAdmin, ScopeRead, ScopeTenant, ScopeNode}, t.Scope) {
-		return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: "scope", Msg: fmt.Sprintf("%q is none of admin, read, tenant and node", t.Scope)}
+	if !slices.Contains([]Scope{ScopeAdmin, ScopeRead, ScopeTenant, ScopeNode, ScopeSBC}, t.Scope) {
+		return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: "scope", Msg: fmt.Sprintf("%q is none of admin, read, tenant, node and sbc", t.Scope)}
 	}
 	want("tenant", string(t.Tenant), t.Scope == ScopeTenant)
 	want("node", string(t.Node), t.Scope == ScopeNode)
-	want("cell", string(t.Cell), t.Scope == ScopeNode)
+	want("sbc", string(t.SBC), t.Scope == ScopeSBC)
+	want("cell", string(t.Cell), t.Scope == ScopeNode || t.Scope == ScopeSBC)
 	return errors.Join(errs...)
 }
 
@@ -148,11 +153,15 @@ func (k *Tokens) room(ctx context.Context) error {
 	return k.rows.dropToken(ctx, oldest.ID)
 }
 
+// ErrRevoked is what Authenticate says to who shows the secret of a token that
+// was revoked. It is bulkhead.Denied.
+var ErrRevoked = fmt.Errorf("the token was revoked: %w", bulkhead.Denied)
+
 // Authenticate returns the token of a secret. It returns bulkhead.Denied when
-// there is none or it was revoked, without saying which, and
-// bulkhead.Unavailable when the store does not answer.
+// there is none, ErrRevoked when there was one, and bulkhead.Unavailable when
+// the store does not answer.
 func (k *Tokens) Authenticate(ctx context.Context, secret string) (Token, error) {
-	denied := fmt.Errorf("the token is not known here, or was revoked: %w", bulkhead.Denied)
+	denied := fmt.Errorf("the token is not known here: %w", bulkhead.Denied)
 	form := secretForm.FindStringSubmatch(secret)
 	if form == nil {
 		return Token{}, denied
@@ -166,8 +175,11 @@ func (k *Tokens) Authenticate(ctx context.Context, secret string) (Token, error)
 	}
 	sum := sha256.Sum256([]byte(secret))
 	same := subtle.ConstantTimeCompare(sum[:], row.Hash) == 1
-	if !same || !known || !row.Revoked.IsZero() {
+	switch {
+	case !same || !known:
 		return Token{}, denied
+	case !row.Revoked.IsZero():
+		return Token{}, ErrRevoked
 	}
 	k.use(ctx, &row.Token)
 	return row.Token, nil

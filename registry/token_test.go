@@ -45,6 +45,7 @@ func TestTokens(t *testing.T) {
 			{Scope: ScopeRead},
 			{Scope: ScopeTenant, Tenant: "acme"},
 			{Scope: ScopeNode, Node: "fs1", Cell: "cell1"},
+			{Scope: ScopeSBC, SBC: "sbc1", Cell: "cell1"},
 		}
 		secrets := make([]string, len(want))
 		for i, w := range want {
@@ -97,7 +98,7 @@ func refused(t *testing.T, a, b *Tokens, secrets []string) {
 	said := map[string]bool{}
 	id, random := secrets[0][3:13], secrets[0][14:]
 	for _, s := range []string{
-		"", "x", secrets[2], secrets[0] + "A", secrets[0][:len(secrets[0])-1], "bh_" + id + "_" + secrets[1][14:],
+		"", "x", secrets[2][:14] + secrets[0][14:], secrets[0] + "A", secrets[0][:len(secrets[0])-1], "bh_" + id + "_" + secrets[1][14:],
 		"bh_aaaaaaaaaa_" + random, "bh_" + id + "_" + strings.ToLower(random), strings.Repeat("A", 1<<20), secrets[0] + "\n", id, "bh_" + id + "_",
 	} {
 		for _, k := range []*Tokens{a, b} {
@@ -111,6 +112,9 @@ func refused(t *testing.T, a, b *Tokens, secrets []string) {
 	}
 	if len(said) != 1 {
 		t.Errorf("refusals tell each other apart: %v", said)
+	}
+	if _, err := b.Authenticate(t.Context(), secrets[2]); !errors.Is(err, ErrRevoked) || !errors.Is(err, bulkhead.Denied) {
+		t.Errorf("a revoked one: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -153,6 +157,8 @@ func TestTokensInvalid(t *testing.T) {
 		"tenant with a bad name": {Scope: ScopeTenant, Tenant: "A B"},
 		"tenant with a node":     {Scope: ScopeTenant, Tenant: "a", Node: "b"},
 		"node without a cell":    {Scope: ScopeNode, Node: "fs1"},
+		"SBC without a cell":     {Scope: ScopeSBC, SBC: "sbc1"},
+		"SBC with a node":        {Scope: ScopeSBC, SBC: "sbc1", Node: "fs1", Cell: "cell1"},
 		"admin of a tenant":      {Scope: ScopeAdmin, Tenant: "a"},
 		"reader of a cell":       {Scope: ScopeRead, Cell: "cell1"},
 		"long note":              {Scope: ScopeAdmin, Note: strings.Repeat("x", maxNote+1)},

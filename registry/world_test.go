@@ -117,12 +117,12 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 func (w *world) startFollower(f *worldFollower) {
 	g, err := OpenLastGood(f.dir)
 	w.fatal(err)
-	follower := &Follower{LastGood: g, Apply: func(s bulkhead.State) error {
+	follower := &Follower{LastGood: g, Apply: whole(func(s bulkhead.State) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.state = s
 		return nil
-	}}
+	})}
 	if f.direct {
 		store := w.open()
 		follower.Store = store
@@ -130,7 +130,7 @@ func (w *world) startFollower(f *worldFollower) {
 		f.stop = func() { stop(); _ = store.Close() }
 		return
 	}
-	remote, err := NewRemote(RemoteOptions{URL: w.front.URL, Token: w.token[f.cell]})
+	remote, err := NewRemote(RemoteOptions{URLs: []string{w.front.URL}, Token: w.token[f.cell]})
 	w.fatal(err)
 	follower.Store = remote
 	f.stop = runAll(w.t, remote.Run, follower.Run)
@@ -278,7 +278,7 @@ func newWorld(t *rapid.T, dir string, open func() office, kill func(w *world)) *
 	w.writers = [2]office{open(), open()}
 	w.front = httptest.NewServer(w)
 	w.commit(0, 0, twoCells())
-	for cell, tok := range map[bulkhead.CellID]Token{"": {Scope: ScopeRead}, "cell1": {Scope: ScopeNode, Node: "fs1", Cell: "cell1"}, "cell2": {Scope: ScopeNode, Node: "fs9", Cell: "cell2"}} {
+	for cell, tok := range map[bulkhead.CellID]Token{"": {Scope: ScopeAdmin}, "cell1": {Scope: ScopeNode, Node: "fs1", Cell: "cell1"}, "cell2": {Scope: ScopeNode, Node: "fs9", Cell: "cell2"}} {
 		secret, _, err := w.writers[0].Tokens().Create(context.Background(), tok)
 		w.fatal(err)
 		w.token[cell] = secret

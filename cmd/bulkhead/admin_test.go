@@ -26,7 +26,7 @@ func serviceUnderTest(t *testing.T, start func(*parts, *group) error) *parts {
 	g := newGroup(t.Context(), serviceStop)
 	p, err := openParts(g, f, f.logger(io.Discard))
 	if err == nil {
-		err = p.follow(g)
+		err = p.followStore(g, &storeFlags{}, "")
 	}
 	if err == nil {
 		err = start(p, g)
@@ -177,7 +177,10 @@ func TestAdminAPIChangesTheRegistry(t *testing.T) {
 		if _, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore}); err != nil {
 			return err
 		}
-		_, err := startConfigsvc(p, g, "127.0.0.1:0")
+		if _, err := startConfigsvc(p, g, "127.0.0.1:0"); err != nil {
+			return err
+		}
+		_, err := p.serveAPI(g)
 		return err
 	})
 	token, err := p.data.secret(adminToken)

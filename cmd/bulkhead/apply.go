@@ -12,7 +12,8 @@ import (
 )
 
 type applyCmd struct {
-	Data    string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	toolFlags `embed:""`
+
 	File    string `short:"f" help:"YAML file; - reads standard input." required:"" placeholder:"FILE"`
 	Prune   bool   `help:"Also delete the objects of each listed kind that the file does not name."`
 	DryRun  bool   `help:"Show what would change, and change nothing."`
@@ -24,10 +25,7 @@ func (c *applyCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := dataDir(c.Data).open(); err != nil {
-		return err
-	}
-	store, err := registry.OpenSQLite(ctx, dataDir(c.Data).registry())
+	store, err := c.make(ctx)
 	if err != nil {
 		return err
 	}
@@ -99,12 +97,13 @@ func author() string {
 }
 
 type exportCmd struct {
-	Data string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
-	Out  string `short:"o" help:"File to write, readable by its owner alone; - is standard output." default:"-" placeholder:"FILE"`
+	toolFlags `embed:""`
+
+	Out string `short:"o" help:"File to write, readable by its owner alone; - is standard output." default:"-" placeholder:"FILE"`
 }
 
 func (c *exportCmd) Run(ctx context.Context, a *app) error {
-	head, err := readHead(ctx, dataDir(c.Data))
+	head, err := c.head(ctx)
 	if err != nil {
 		return err
 	}
@@ -112,14 +111,4 @@ func (c *exportCmd) Run(ctx context.Context, a *app) error {
 		return registry.ExportFile(c.Out, head)
 	}
 	return registry.Export(a.out, head)
-}
-
-// readHead reads the registry of a data folder, and makes none.
-func readHead(ctx context.Context, data dataDir) (bulkhead.State, error) {
-	store, err := openRegistry(ctx, data)
-	if err != nil {
-		return bulkhead.State{}, err
-	}
-	defer store.Close()
-	return store.Head(ctx)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,22 +18,50 @@ import (
 
 type configsvcCmd struct {
 	serviceFlags `embed:""`
+	storeFlags   `embed:""`
+	feedFlags    `embed:""`
+	feedListener `embed:""`
 
+	Agent  bool   `help:"Beside a node: hold no store, follow --central, and answer also when nobody else is alive."`
 	Listen string `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
+}
+
+// Validate is kong's hook after the flags were read.
+func (c *configsvcCmd) Validate() error {
+	switch {
+	case c.Agent && len(c.Central) == 0:
+		return errors.New("--agent needs --central URL and --token-file FILE")
+	case c.Agent && !(c.embedded() && c.Feed == ""):
+		return errors.New("--agent holds no store and serves no feed: leave out --store and --feed")
+	case !c.Agent && len(c.Central) > 0:
+		return errors.New("--central is for --agent: without it configsvc holds the store itself")
+	}
+	return nil
 }
 
 func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 	return c.serve(ctx, a, "127.0.0.1:8081", func(p *parts, g *group) error {
-		if err := p.follow(g); err != nil {
+		if c.Agent {
+			if err := c.feedFlags.follow(p, g, "configsvc"); err != nil {
+				return err
+			}
+		} else if err := p.followStore(g, &c.storeFlags, "configsvc"); err != nil {
 			return err
 		}
-		_, err := startConfigsvc(p, g, c.Listen)
-		return err
+		if _, err := startConfigsvc(p, g, c.Listen); err != nil {
+			return err
+		}
+		feed, err := p.serveAPI(g)
+		if err != nil || c.Feed == "" {
+			return err
+		}
+		return startFeed(p, g, feed, &c.feedListener)
 	})
 }
 
 type eventbridgeCmd struct {
 	serviceFlags `embed:""`
+	feedFlags    `embed:""`
 	bridgeFlags  `embed:""`
 	forwardFlags `embed:""`
 
@@ -44,8 +73,8 @@ type eventbridgeCmd struct {
 func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 	var file *nodesFile
 	if c.Nodes != "" {
-		if c.Cell != "" || len(c.Sweep) > 0 {
-			return fmt.Errorf("--nodes names a file that says the cell and the folders too: leave out --cell and --sweep: %w", bulkhead.Invalid)
+		if c.Cell != "" || len(c.Sweep) > 0 || len(c.Central) > 0 {
+			return fmt.Errorf("--nodes names a file that says the cell and the folders too: leave out --cell, --sweep and --central: %w", bulkhead.Invalid)
 		}
 		var err error
 		if file, err = readNodesFile(c.Nodes); err != nil {
@@ -59,7 +88,7 @@ func (c *eventbridgeCmd) Run(ctx context.Context, a *app) error {
 			}
 			return startForwarder(p, g, file.cell, &c.forwardFlags)
 		}
-		if err := p.follow(g); err != nil {
+		if err := c.follow(p, g, "eventbridge"); err != nil {
 			return err
 		}
 		cell, err := cellOf(p.live.Load().State(), bulkhead.CellID(c.Cell))
@@ -111,6 +140,7 @@ func (c *cdrpipeCmd) Run(ctx context.Context, a *app) error {
 
 type dispatcherCmd struct {
 	serviceFlags `embed:""`
+	feedFlags    `embed:""`
 
 	SBC      string `help:"The SBC to keep." required:"" placeholder:"ID"`
 	Kamailio string `help:"Folder of its table file, dispatcher list and RPC socket. Default: kamailio in the data folder." placeholder:"DIR"`
@@ -118,7 +148,7 @@ type dispatcherCmd struct {
 
 func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 	return c.serve(ctx, a, "127.0.0.1:8084", func(p *parts, g *group) error {
-		if err := p.follow(g); err != nil {
+		if err := c.follow(p, g, "dispatcher"); err != nil {
 			return err
 		}
 		dir := c.Kamailio
@@ -143,7 +173,9 @@ func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start fu
 		err = start(p, g)
 	}
 	if err != nil {
-		g.fail(err)
+		if !errors.Is(err, context.Canceled) { // else it was told to end
+			g.fail(err)
+		}
 	} else {
 		g.started()
 		p.log.Info("serving", "admin", p.addr.String())
@@ -157,14 +189,15 @@ type configCmd struct {
 }
 
 type configKamailioCmd struct {
-	Data   string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	stateFlags `embed:""`
+
 	SBC    string `help:"The SBC." required:"" placeholder:"ID"`
 	Out    string `short:"o" help:"Folder to write into; existing tables and registrations stay." required:"" type:"path" placeholder:"DIR"`
 	Events string `help:"Where the event bridge takes this SBC's events; empty: nothing is reported." default:"127.0.0.1:8090" placeholder:"HOST:PORT"`
 }
 
 func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
-	head, err := readHead(ctx, dataDir(c.Data))
+	head, err := c.head(ctx)
 	if err != nil {
 		return err
 	}
@@ -175,7 +208,7 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}
 	if c.Events != "" {
 		params.EventsUser = c.SBC
-		if params.EventsToken, err = dataDir(c.Data).secret(sbcToken); err != nil {
+		if params.EventsToken, err = c.token(sbcToken); err != nil {
 			return err
 		}
 	}
@@ -183,6 +216,6 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")
-	fmt.Fprintf(a.out, "written to %s\nstart it (without http_proxy in its environment):\n  kamailio %s\nfeed it:\n  bulkhead dispatcher --sbc %s --kamailio %s\n", c.Out, start, c.SBC, c.Out)
+	fmt.Fprintf(a.out, "written to %s\nstart it (without http_proxy in its environment):\n  kamailio %s\nfeed it:\n  bulkhead dispatcher --sbc %s --kamailio %s%s\n", c.Out, start, c.SBC, c.Out, c.central())
 	return nil
 }

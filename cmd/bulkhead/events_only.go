@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -48,7 +50,11 @@ func startEventsOnly(p *parts, g *group, file *nodesFile, listen string, raw boo
 	}
 	cfg.DecodeCDR = freeswitch.CDRDecoder{Cell: file.cell, Vars: rules.Vars()}.Decode
 	if len(passwords) > 0 {
-		cfg.CDRPassword = func(node bulkhead.NodeID) string { return passwords[node] }
+		cfg.IsNode = func(node bulkhead.NodeID, password string) bool {
+			want, ok := passwords[node]
+			x, y := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
+			return ok && subtle.ConstantTimeCompare(x[:], y[:]) == 1
+		}
 	}
 	nobody := func(string, string) bool { return false } // there is no SBC
 	b, err := serveBridge(p, g, cfg, listen, dialIn, nobody, log)

@@ -14,7 +14,8 @@ import (
 )
 
 type configFreeswitchCmd struct {
-	Data   string   `help:"Folder that holds the registry and the secrets." default:"data" type:"path" placeholder:"DIR"`
+	stateFlags `embed:""`
+
 	Node   string   `help:"The node." required:"" placeholder:"ID"`
 	URL    []string `help:"URLs of configsvc, tried in order." default:"http://127.0.0.1:8080/freeswitch/xml" placeholder:"URL"`
 	Bridge []string `help:"Addresses of the event bridges that may use the event socket. Default: loopback." placeholder:"IP"`
@@ -24,12 +25,11 @@ type configFreeswitchCmd struct {
 }
 
 func (c *configFreeswitchCmd) Run(ctx context.Context, a *app) error {
-	data := dataDir(c.Data)
-	head, err := readHead(ctx, data)
+	head, err := c.head(ctx)
 	if err != nil {
 		return err
 	}
-	params, err := c.params(data, head)
+	params, err := c.params(head)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (c *configFreeswitchCmd) Run(ctx context.Context, a *app) error {
 	return nil
 }
 
-func (c *configFreeswitchCmd) params(data dataDir, head bulkhead.State) (freeswitch.Params, error) {
+func (c *configFreeswitchCmd) params(head bulkhead.State) (freeswitch.Params, error) {
 	node := head.Nodes[bulkhead.NodeID(c.Node)]
 	if node == nil {
 		return freeswitch.Params{}, fmt.Errorf("the registry has no node %q: %w", c.Node, bulkhead.NotFound)
@@ -68,9 +68,9 @@ func (c *configFreeswitchCmd) params(data dataDir, head bulkhead.State) (freeswi
 		}
 	}
 	var err error
-	if p.Token, err = data.secret(nodeToken); err != nil {
+	if p.Token, err = c.token(nodeToken); err != nil {
 		return p, err
 	}
-	p.ESLPassword, err = data.secret(eslSecret)
+	p.ESLPassword, err = dataDir(c.Data).secret(eslSecret)
 	return p, err
 }

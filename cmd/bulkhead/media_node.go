@@ -9,18 +9,23 @@ import (
 )
 
 type mediaNodeCmd struct {
-	Data     string   `help:"Folder that holds the secrets." default:"data" type:"path" placeholder:"DIR"`
-	ID       string   `help:"Id of the node in the registry." required:"" placeholder:"NODE"`
-	SIP      string   `help:"Where it takes calls." required:"" placeholder:"IP:PORT"`
-	ESL      string   `help:"Where it serves its event socket." required:"" placeholder:"IP:PORT"`
-	XMLURL   []string `help:"URLs that it asks for each call, the next when one fails." name:"xml-url" placeholder:"URL"`
-	LogLevel string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	Data      string   `help:"Folder that holds the secrets." default:"data" type:"path" placeholder:"DIR"`
+	TokenFile string   `help:"File with the node's token. Default: the installation's, in the data folder." type:"path" placeholder:"FILE"`
+	ID        string   `help:"Id of the node in the registry." required:"" placeholder:"NODE"`
+	SIP       string   `help:"Where it takes calls." required:"" placeholder:"IP:PORT"`
+	ESL       string   `help:"Where it serves its event socket." required:"" placeholder:"IP:PORT"`
+	XMLURL    []string `help:"URLs that it asks for each call, the next when one fails." name:"xml-url" placeholder:"URL"`
+	LogLevel  string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
 func (c *mediaNodeCmd) Run(ctx context.Context, a *app) error {
 	log := (&serviceFlags{LogLevel: c.LogLevel}).logger(a.err)
 	n := &bulkhead.Node{ID: bulkhead.NodeID(c.ID), SIP: c.SIP, ESL: c.ESL}
-	cfg, err := mediaNodeConfig(dataDir(c.Data), n, c.XMLURL)
+	token, err := nodeSecret(dataDir(c.Data), c.TokenFile, nodeToken)
+	if err != nil {
+		return err
+	}
+	cfg, err := mediaNodeConfig(dataDir(c.Data), n, token, c.XMLURL)
 	if err != nil {
 		return err
 	}
@@ -35,11 +40,7 @@ func (c *mediaNodeCmd) Run(ctx context.Context, a *app) error {
 
 // mediaNodeConfig is how every media node of ours is set up: as the shipped
 // freeswitch/conf sets up a real one.
-func mediaNodeConfig(data dataDir, n *bulkhead.Node, urls []string) (freeswitchtest.Config, error) {
-	token, err := data.secret(nodeToken)
-	if err != nil {
-		return freeswitchtest.Config{}, err
-	}
+func mediaNodeConfig(data dataDir, n *bulkhead.Node, token string, urls []string) (freeswitchtest.Config, error) {
 	password, err := data.secret(eslSecret)
 	if err != nil {
 		return freeswitchtest.Config{}, err

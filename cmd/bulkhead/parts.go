@@ -20,7 +20,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/configsvc"
 	"github.com/bulkhead-voip/bulkhead/registry"
 	"github.com/bulkhead-voip/bulkhead/route"
@@ -46,11 +45,16 @@ type parts struct {
 	log   *slog.Logger
 	reg   *prometheus.Registry
 	live  *route.Live
-	store *registry.SQLite
-	redis *redisStream                    // nil: records go from the spool to the store
-	admin *chi.Mux                        // behind the admin token
-	api   atomic.Pointer[configsvc.Admin] // does its own authentication; nil: not in this process
-	addr  net.Addr                        // of the admin listener
+	store backend      // nil: the registry is followed through the feed
+	redis *redisStream // nil: records go from the spool to the store
+	admin *chi.Mux     // behind the admin token
+
+	follower atomic.Pointer[registry.Follower] // nil: nothing is followed
+	keys     registry.Keyring                  // of nodes and SBCs
+	shared   *sharedTokens                     // nil: they count for nothing here
+
+	api  atomic.Pointer[configsvc.Admin] // does its own authentication; nil: not in this process
+	addr net.Addr                        // of the admin listener
 }
 
 // openParts makes the data folder and binds the admin listener.
@@ -81,7 +85,7 @@ func (p *parts) serveAdmin(g *group, addr, token string) error {
 	want := sha256.Sum256([]byte(token))
 	r := chi.NewRouter()
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	r.Get("/readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, g.notReady()) })
+	r.Get("/readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, g.notReady(), p.following()) })
 	r.Handle("/metrics", promhttp.HandlerFor(p.reg, promhttp.HandlerOpts{}))
 	r.Mount("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if api := p.api.Load(); api != nil && !p.admin.Match(chi.NewRouteContext(), r.Method, r.URL.Path) {
@@ -117,12 +121,18 @@ func serve(ctx context.Context, srv *http.Server, l net.Listener) error {
 	return nil
 }
 
-func ready(w http.ResponseWriter, bad map[string]string) {
+// ready says what is not ready, and where the registry stands: who serves from
+// the last known good configuration is ready.
+func ready(w http.ResponseWriter, bad map[string]string, registry *following) {
 	w.Header().Set("Content-Type", "application/json")
 	if len(bad) > 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"ready": len(bad) == 0, "not_ready": bad})
+	said := map[string]any{"ready": len(bad) == 0, "not_ready": bad}
+	if registry != nil {
+		said["registry"] = registry
+	}
+	_ = json.NewEncoder(w).Encode(said) // whoever has left misses it
 }
 
 // problem writes an error as RFC 9457 has it.
@@ -132,59 +142,30 @@ func problem(w http.ResponseWriter, status int, detail string) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": detail})
 }
 
-// follow opens the registry, which must be there, and keeps the live snapshot
-// at its head. It returns when the first revision is indexed.
-func (p *parts) follow(g *group) error {
-	if _, err := readHead(g.ctx, p.data); err != nil {
-		return err
+// serveAPI adds the API that changes the registry, and the feed, to the admin
+// listener, if this process has the store. It returns the feed, or nil.
+func (p *parts) serveAPI(g *group) (http.Handler, error) {
+	if p.store == nil {
+		return nil, nil //nolint:nilnil // there is none
 	}
-	store, err := registry.OpenSQLite(g.ctx, p.data.registry())
-	if err != nil {
-		return err
-	}
-	p.store = store
-	g.onClose("registry", store.Close)
-	head, err := store.Head(g.ctx)
-	if err != nil {
-		return fmt.Errorf("read the registry: %w", err)
-	}
-	p.live.Store(route.New(head))
-	revision := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "bulkhead_revision", Help: "Number of the revision that is in force here.",
-	}, func() float64 { return float64(p.live.Load().Revision()) })
-	p.reg.MustRegister(revision)
-	f := registry.Follower{Store: store, Log: p.log, Apply: func(s bulkhead.State) error {
-		if s.Revision != p.live.Load().Revision() {
-			p.live.Store(route.New(s))
-			p.log.Info("revision in force", "revision", s.Revision)
-		}
-		return nil
-	}}
-	g.run(services, "registry", f.Run)
-	g.readyWhen("registry", func() error {
-		if p.live.Load().Revision() == 0 {
-			return fmt.Errorf("the registry in %s is empty: fill it with bulkhead apply: %w", p.data, bulkhead.NotFound)
-		}
-		return nil
-	})
-	return nil
-}
-
-// serveAPI adds the API that changes the registry to the admin listener.
-func (p *parts) serveAPI() error {
 	token, err := p.data.secret(adminToken)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	feed, err := registry.NewFeed(registry.FeedOptions{Store: p.store, Tokens: p.store.Tokens(), Log: p.log.With("service", "feed"), Metrics: p.reg})
+	if err != nil {
+		return nil, err
+	}
+	g.run(services, "feed server", feed.Run)
 	api, err := configsvc.NewAdmin(configsvc.AdminConfig{
-		Store: p.store, History: p.store, Tokens: p.store.Tokens(), Audit: p.store.Audit(),
+		Store: p.store, History: p.store, Tokens: p.store.Tokens(), Audit: p.store.Audit(), Feed: feed,
 		Bootstrap: token, Logger: p.log.With("service", "admin API"), Registerer: p.reg,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.api.Store(api)
-	return nil
+	return feed, nil
 }
 
 // mount puts a room's routes into the admin API. A room's router holds whole

@@ -166,7 +166,7 @@ func cellOfStream(ctx context.Context, data dataDir, want bulkhead.CellID) (bulk
 	if _, err := os.Stat(data.registry()); errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("which cell's stream? There is no registry in %s that would tell: say --cell: %w", data, bulkhead.Invalid)
 	}
-	head, err := readHead(ctx, data)
+	head, err := (&toolFlags{Data: string(data)}).head(ctx)
 	if err != nil {
 		return "", err
 	}

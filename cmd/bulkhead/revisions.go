@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"text/tabwriter"
 
@@ -14,14 +13,6 @@ import (
 	"github.com/bulkhead-voip/bulkhead/configsvc"
 	"github.com/bulkhead-voip/bulkhead/registry"
 )
-
-// openRegistry opens the registry of a data folder, and makes none.
-func openRegistry(ctx context.Context, data dataDir) (*registry.SQLite, error) {
-	if _, err := os.Stat(data.registry()); err != nil {
-		return nil, fmt.Errorf("there is no registry in %s: %w; name its folder with --data, or make one with bulkhead apply", data, bulkhead.NotFound)
-	}
-	return registry.OpenSQLite(ctx, data.registry())
-}
 
 // changeTries is how often a change is made anew because somebody else committed.
 const changeTries = 20
@@ -52,13 +43,14 @@ func changeRegistry(ctx context.Context, store registry.Store, why string, dry b
 }
 
 type logCmd struct {
-	Data  string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
-	Limit int    `short:"n" help:"The newest so many." default:"20" placeholder:"N"`
-	JSON  bool   `help:"One JSON object a line, with the change. It holds digest secrets." name:"json"`
+	toolFlags `embed:""`
+
+	Limit int  `short:"n" help:"The newest so many." default:"20" placeholder:"N"`
+	JSON  bool `help:"One JSON object a line, with the change. It holds digest secrets." name:"json"`
 }
 
 func (c *logCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,12 +109,12 @@ func (c *logCmd) row(r *bulkhead.Revision) (string, error) {
 }
 
 type showCmd struct {
-	Revision bulkhead.RevisionNumber `arg:"" help:"Number of the revision."`
-	Data     string                  `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	Revision  bulkhead.RevisionNumber `arg:"" help:"Number of the revision."`
+	toolFlags `embed:""`
 }
 
 func (c *showCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -145,13 +137,13 @@ func (c *showCmd) Run(ctx context.Context, a *app) error {
 }
 
 type diffCmd struct {
-	From bulkhead.RevisionNumber `arg:"" help:"Number of a revision; 0 is the empty state."`
-	To   bulkhead.RevisionNumber `arg:"" help:"Number of a revision."`
-	Data string                  `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	From      bulkhead.RevisionNumber `arg:"" help:"Number of a revision; 0 is the empty state."`
+	To        bulkhead.RevisionNumber `arg:"" help:"Number of a revision."`
+	toolFlags `embed:""`
 }
 
 func (c *diffCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -170,14 +162,15 @@ func (c *diffCmd) Run(ctx context.Context, a *app) error {
 }
 
 type rollbackCmd struct {
-	Revision bulkhead.RevisionNumber `arg:"" help:"Number of the revision whose state shall be the newest."`
-	Data     string                  `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
-	DryRun   bool                    `help:"Show what would change, and change nothing."`
-	Message  string                  `short:"m" help:"Why, for the log of revisions." placeholder:"TEXT"`
+	Revision  bulkhead.RevisionNumber `arg:"" help:"Number of the revision whose state shall be the newest."`
+	toolFlags `embed:""`
+
+	DryRun  bool   `help:"Show what would change, and change nothing."`
+	Message string `short:"m" help:"Why, for the log of revisions." placeholder:"TEXT"`
 }
 
 func (c *rollbackCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}

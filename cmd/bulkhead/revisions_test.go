@@ -97,7 +97,7 @@ func TestRevisionCommands(t *testing.T) {
 
 func registryHead(t *testing.T, data string) bulkhead.State {
 	t.Helper()
-	head, err := readHead(t.Context(), dataDir(data))
+	head, err := (&toolFlags{Data: data}).head(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestTokenCommands(t *testing.T) {
 	if code != exitOK || !strings.HasPrefix(secret, "bh_") || strings.Contains(note, secret) {
 		t.Fatalf("exit %d: %q %q", code, secret, note)
 	}
-	store, err := openRegistry(t.Context(), dataDir(data))
+	store, err := (&toolFlags{Data: data}).registry(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

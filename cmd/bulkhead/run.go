@@ -73,7 +73,7 @@ func (c *runCmd) Run(ctx context.Context, a *app) error {
 		c.Admin = runAdmin
 	}
 	g := newGroup(ctx, runStop)
-	if err := c.start(g, a, c.logger(logTo)); err != nil {
+	if err := c.start(g, a, c.logger(logTo)); err != nil && !errors.Is(err, context.Canceled) {
 		g.fail(err)
 	}
 	g.started()
@@ -86,7 +86,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := p.follow(g); err != nil {
+	if err := p.followStore(g, &storeFlags{}, ""); err != nil {
 		return err
 	}
 	x := p.live.Load()
@@ -96,6 +96,9 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	}
 	xml, err := startConfigsvc(p, g, c.Listen)
 	if err != nil {
+		return err
+	}
+	if _, err := p.serveAPI(g); err != nil {
 		return err
 	}
 	events, err := startEventbridge(p, g, sbc.Cell, c.Events, bridgeFlags{Raw: true})
@@ -201,12 +204,16 @@ func (m mediaNodes) ended() int64 {
 
 func startMediaNodes(p *parts, g *group, s bulkhead.State, xmlURL string) (mediaNodes, error) {
 	var all mediaNodes
+	token, err := p.data.secret(nodeToken)
+	if err != nil {
+		return nil, err
+	}
 	for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 		n := s.Nodes[id]
 		if !isLoopback(n.SIP) {
 			continue // a real one, somewhere else
 		}
-		cfg, err := mediaNodeConfig(p.data, n, []string{xmlURL})
+		cfg, err := mediaNodeConfig(p.data, n, token, []string{xmlURL})
 		if err != nil {
 			return nil, err
 		}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,26 +29,18 @@ import (
 // the group. It binds before it returns. "bulkhead run" calls every one of
 // them, each service's own subcommand one.
 
-// startConfigsvc answers PBXs on listen.
+// startConfigsvc answers PBXs on listen. Where the process has the registry's
+// store, it serves the admin API and the feed too.
 func startConfigsvc(p *parts, g *group, listen string) (*configsvc.Server, error) {
-	token, err := p.data.secret(nodeToken)
-	if err != nil {
-		return nil, err
-	}
 	cfg := configsvc.DefaultConfig()
-	want := sha256.Sum256([]byte(token))
-	cfg.Listen = listen
-	cfg.IsNode = func(_ *route.Snapshot, _ bulkhead.NodeID, password string) bool {
-		got := sha256.Sum256([]byte(password))
-		return subtle.ConstantTimeCompare(got[:], want[:]) == 1
-	}
+	cfg.Listen, cfg.IsNode, cfg.Age = listen, p.isNode, p.age
 	s, err := configsvc.New(cfg, p.live, dialects(), p.log.With("service", "configsvc"), p.reg)
 	if err != nil {
 		return nil, err
 	}
 	g.run(services, "configsvc", s.Run)
 	g.readyWhen("configsvc", s.Ready)
-	return s, p.serveAPI()
+	return s, nil
 }
 
 // bridge is a started eventbridge.
@@ -73,10 +63,6 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, f
 	if err != nil {
 		return nil, err
 	}
-	token, err := p.data.secret(nodeToken)
-	if err != nil {
-		return nil, err
-	}
 	sources := &sources{
 		cell: cell, password: password, raw: flags.Raw, log: log, parts: p,
 		known: map[bulkhead.NodeID]*freeswitch.Source{}, esl: map[bulkhead.NodeID]string{},
@@ -87,19 +73,17 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, f
 		return kamailio.DecodeEvents(cell, p.nodeAt, body)
 	}
 	cfg.DecodeCDR = freeswitch.CDRDecoder{Cell: cell, SBCAt: sources.sbcAt}.Decode
-	cfg.CDRPassword = func(node bulkhead.NodeID) string {
+	cfg.IsNode = func(node bulkhead.NodeID, password string) bool {
 		x := p.live.Load()
-		if x.Node(node) == nil || x.CellOf(node) != cell {
-			return ""
-		}
-		return token
+		return x.CellOf(node) == cell && p.isNode(x, node, password)
 	}
 	for node, dir := range flags.Sweep {
 		cfg.Sweeps = append(cfg.Sweeps, eventbridge.Sweep{Node: bulkhead.NodeID(node), Dir: dir, Done: filepath.Join(dir, "done")})
 	}
-	isSBC, err := p.sbcCredentials(cell)
-	if err != nil {
-		return nil, err
+	isSBC := func(id, password string) bool {
+		x := p.live.Load()
+		sbc := x.SBC(bulkhead.SBCID(id))
+		return sbc != nil && sbc.Cell == cell && p.isSBC(x, sbc.ID, password)
 	}
 	b, err := serveBridge(p, g, cfg, listen, nil, isSBC, log)
 	if err != nil {
@@ -107,20 +91,6 @@ func startEventbridge(p *parts, g *group, cell bulkhead.CellID, listen string, f
 	}
 	g.run(services, "eventbridge sources", func(ctx context.Context) error { return sources.follow(ctx, b.Bridge) })
 	return b, nil
-}
-
-// sbcCredentials returns what tells an SBC of the cell by its id and token.
-func (p *parts) sbcCredentials(cell bulkhead.CellID) (func(id, token string) bool, error) {
-	token, err := p.data.secret(sbcToken)
-	if err != nil {
-		return nil, err
-	}
-	want := sha256.Sum256([]byte(token))
-	return func(id, token string) bool {
-		got := sha256.Sum256([]byte(token))
-		sbc := p.live.Load().SBC(bulkhead.SBCID(id))
-		return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && sbc != nil && sbc.Cell == cell
-	}, nil
 }
 
 // posts serves what SBCs and nodes post to a bridge, and the WebSockets that
@@ -140,7 +110,7 @@ func posts(events http.Handler, dialIn map[bulkhead.NodeID]http.Handler, isSBC f
 	r.Post("/kamailio/events", func(w http.ResponseWriter, r *http.Request) {
 		if id, token, _ := r.BasicAuth(); !isSBC(id, token) {
 			w.Header().Set("WWW-Authenticate", "Basic")
-			problem(w, http.StatusUnauthorized, "send the SBC's id and the token of secrets/"+sbcToken+" by HTTP Basic; bulkhead config kamailio writes both")
+			problem(w, http.StatusUnauthorized, "send the SBC's id and its token by HTTP Basic; bulkhead config kamailio writes both")
 			return
 		}
 		events.ServeHTTP(w, r)

@@ -18,15 +18,16 @@ type tokenCmd struct {
 }
 
 type tokenCreateCmd struct {
-	Scope  string `help:"admin, read, tenant or node." enum:"admin,read,tenant,node" required:""`
-	Tenant string `help:"Of scope tenant: which." placeholder:"ID"`
-	Node   string `help:"Of scope node: which." placeholder:"ID"`
-	Note   string `help:"Who has it, and what for." placeholder:"TEXT"`
-	Data   string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	Scope     string `help:"admin, read, tenant, node or sbc." enum:"admin,read,tenant,node,sbc" required:""`
+	Tenant    string `help:"Of scope tenant: which." placeholder:"ID"`
+	Node      string `help:"Of scope node: which." placeholder:"ID"`
+	SBC       string `help:"Of scope sbc: which." placeholder:"ID"`
+	Note      string `help:"Who has it, and what for." placeholder:"TEXT"`
+	toolFlags `embed:""`
 }
 
 func (c *tokenCreateCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -35,7 +36,9 @@ func (c *tokenCreateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	t, err := configsvc.NewToken(head, registry.Scope(c.Scope), bulkhead.TenantID(c.Tenant), bulkhead.NodeID(c.Node), c.Note)
+	t, err := configsvc.NewToken(head, registry.Token{
+		Scope: registry.Scope(c.Scope), Tenant: bulkhead.TenantID(c.Tenant), Node: bulkhead.NodeID(c.Node), SBC: bulkhead.SBCID(c.SBC), Note: c.Note,
+	})
 	if err != nil {
 		return err
 	}
@@ -49,11 +52,11 @@ func (c *tokenCreateCmd) Run(ctx context.Context, a *app) error {
 }
 
 type tokenListCmd struct {
-	Data string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	toolFlags `embed:""`
 }
 
 func (c *tokenListCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -65,7 +68,7 @@ func (c *tokenListCmd) Run(ctx context.Context, a *app) error {
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "id\tscope\tof\tcreated\tlast used\trevoked\tnote")
 	for _, t := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Scope, string(t.Tenant)+string(t.Node), when(t.Created), when(t.LastUsed), when(t.Revoked), printable(t.Note))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Scope, string(t.Tenant)+string(t.Node)+string(t.SBC), when(t.Created), when(t.LastUsed), when(t.Revoked), printable(t.Note))
 	}
 	return w.Flush()
 }
@@ -78,12 +81,12 @@ func when(t time.Time) string {
 }
 
 type tokenRevokeCmd struct {
-	ID   string `arg:"" help:"Id of the token."`
-	Data string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
+	ID        string `arg:"" help:"Id of the token."`
+	toolFlags `embed:""`
 }
 
 func (c *tokenRevokeCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -97,7 +100,7 @@ func (c *tokenRevokeCmd) Run(ctx context.Context, a *app) error {
 
 // auditCommand puts what the command line did to tokens, which no revision
 // tells, where the API's writes are.
-func auditCommand(ctx context.Context, store *registry.SQLite, command, id string) error {
+func auditCommand(ctx context.Context, store backend, command, id string) error {
 	err := store.Audit().Append(ctx, registry.AuditEntry{Token: author(), Method: "CLI", Path: command, Detail: "token " + id})
 	if err != nil {
 		return fmt.Errorf("it is done, but not in the audit log: %w", err)

@@ -23,13 +23,14 @@ type userCmd struct {
 type userPasswdCmd struct {
 	Tenant    string `arg:"" help:"Id of the tenant."`
 	Extension string `arg:"" help:"Extension of the user."`
-	Data      string `help:"Folder that holds the registry." default:"data" type:"path" placeholder:"DIR"`
-	From      string `help:"File whose first line is the password. Without it, it is asked for, or read from standard input when that is no terminal." placeholder:"FILE"`
-	Message   string `short:"m" help:"Why, for the log of revisions." placeholder:"TEXT"`
+	toolFlags `embed:""`
+
+	From    string `help:"File whose first line is the password. Without it, it is asked for, or read from standard input when that is no terminal." placeholder:"FILE"`
+	Message string `short:"m" help:"Why, for the log of revisions." placeholder:"TEXT"`
 }
 
 func (c *userPasswdCmd) Run(ctx context.Context, a *app) error {
-	store, err := openRegistry(ctx, dataDir(c.Data))
+	store, err := c.registry(ctx)
 	if err != nil {
 		return err
 	}

@@ -155,21 +155,12 @@ type Client struct {
 	dials atomic.Int64
 }
 
-// NewClient returns a client that connects when it is first used. Nothing is
-// tried twice by itself: a Forwarder and a Consumer must see every failure.
-// Close must be called.
-func NewClient(o Options) (*Client, error) {
-	if err := o.Validate(); err != nil {
-		return nil, err
-	}
-	u := &redis.UniversalOptions{
+// Universal returns the options in the words of the library, without limits.
+func (o Options) Universal() redis.UniversalOptions {
+	u := redis.UniversalOptions{
 		Addrs: o.Addrs, MasterName: o.MasterName, IsClusterMode: o.Cluster, DB: o.DB,
 		Username: o.Username, Password: o.Password,
 		SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
-		MaxRetries: -1, DialerRetries: 1, PoolSize: poolSize,
-		DialTimeout: dialTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
-		ContextTimeoutEnabled:    true,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	if o.TLS {
 		u.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -177,7 +168,22 @@ func NewClient(o Options) (*Client, error) {
 			u.TLSConfig.ServerName, _, _ = net.SplitHostPort(o.Addrs[0])
 		}
 	}
-	c := &Client{UniversalClient: redis.NewUniversalClient(u)}
+	return u
+}
+
+// NewClient returns a client that connects when it is first used. Nothing is
+// tried twice by itself: a Forwarder and a Consumer must see every failure.
+// Close must be called.
+func NewClient(o Options) (*Client, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	u := o.Universal()
+	u.MaxRetries, u.DialerRetries, u.PoolSize = -1, 1, poolSize
+	u.DialTimeout, u.ReadTimeout, u.WriteTimeout = dialTimeout, callTimeout, callTimeout
+	u.ContextTimeoutEnabled = true
+	u.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	c := &Client{UniversalClient: redis.NewUniversalClient(&u)}
 	c.AddHook(dialCounter{&c.dials})
 	return c, nil
 }
