@@ -214,10 +214,12 @@ func (p *parts) following() *following {
 
 // age is how long ago what is in force was known to be the newest.
 func (p *parts) age() time.Duration {
-	if f := p.following(); f != nil {
-		return f.Age(time.Now())
+	f := p.follower.Load()
+	if f == nil {
+		return 0
 	}
-	return 0
+	s := f.Status()
+	return s.Age(time.Now())
 }
 
 // sharedTokens are the installation's own, of its data folder: any node and
