@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,6 +50,9 @@ type Options struct {
 	// asterisk.RenderNode. Addresses and secrets are filled in, but for URLs and
 	// Token; Conf replaces or adds files all the same.
 	Node *asterisk.NodeParams
+	// Bare leaves out what package asterisk ships: it is a PBX that knows nothing
+	// of Bulkhead. Config and ARI have nothing to talk to then.
+	Bare bool
 }
 
 // Daemon is a running Asterisk.
@@ -225,6 +229,9 @@ func (d *Daemon) write() error {
 			return err
 		}
 	}
+	if d.opts.Bare {
+		return nil
+	}
 	shipped, err := asterisk.RenderConf(d.Params)
 	if err != nil {
 		return err
@@ -303,23 +310,34 @@ func (d *Daemon) start() error {
 
 // ready tells whether all interfaces are open.
 func (d *Daemon) ready(ctx context.Context) error {
-	body, err := d.ARI(ctx, http.MethodGet, "/asterisk/info?only=system")
-	if err != nil {
+	if !strings.Contains(d.log.String(), "Asterisk Ready.") {
+		return errors.New("it does not say that it is ready")
+	}
+	_, version, _ := strings.Cut(d.log.String(), "Asterisk ")
+	d.Version, _, _ = strings.Cut(version, ",")
+	if d.opts.Bare {
+		return nil
+	}
+	if _, err := d.ARI(ctx, http.MethodGet, "/asterisk/info?only=system"); err != nil {
 		return err
 	}
-	_, version, _ := strings.Cut(string(body), `"version":"`)
-	d.Version, _, _ = strings.Cut(version, `"`)
 	nc, err := net.DialTimeout("tcp", d.Params.AMI, time.Second)
 	if err != nil {
 		return err
 	}
-	if err := nc.Close(); err != nil {
-		return err
+	return nc.Close()
+}
+
+// CLI runs a command as "asterisk -rx" does, and returns what it printed.
+func (d *Daemon) CLI(ctx context.Context, command string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	program := slices.DeleteFunc(slices.Clone(d.cmd.Args[1:]), func(arg string) bool { return arg == "-f" })
+	out, err := exec.CommandContext(ctx, d.cmd.Path, append(program, "-rx", command)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("asterisk -rx %q: %w: %s", command, err, out)
 	}
-	if !strings.Contains(d.log.String(), "Asterisk Ready.") {
-		return errors.New("it does not say that it is ready")
-	}
-	return nil
+	return string(out), nil
 }
 
 // ARI makes a request of the REST interface and returns the answer's body; a
