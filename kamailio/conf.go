@@ -20,6 +20,7 @@ import (
 // Kamailio and the dispatcher run as.
 const (
 	ConfFile     = "kamailio.cfg"    // shipped, the same everywhere
+	IncludeFile  = "bulkhead.cfg"    // shipped: the routes that also an operator's own kamailio.cfg may include
 	LocalFile    = "local.cfg"       // what differs between hosts
 	TablesFile   = "tables.sqlite"   // the two tables and bulkhead_meta
 	LocationFile = "location.sqlite" // registered contacts
@@ -35,6 +36,9 @@ const maxDir = 200
 
 //go:embed conf/kamailio.cfg
 var shippedConf []byte
+
+//go:embed conf/bulkhead.cfg
+var shippedInclude []byte
 
 // Params is what differs between hosts.
 type Params struct {
@@ -213,6 +217,9 @@ func (p Params) Write(dir string) error {
 		}
 	}
 	if err := writeFile(filepath.Join(dir, LocalFile), local); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, IncludeFile), shippedInclude); err != nil {
 		return err
 	}
 	return writeFile(filepath.Join(dir, ConfFile), shippedConf)

@@ -216,7 +216,7 @@ func EndOrphan(ctx context.Context, dir string, log *slog.Logger) error {
 		}
 		deadline := time.Now().Add(termTimeout)
 		for time.Now().Before(deadline) {
-			if pids = processesOf(conf); len(pids) == 0 {
+			if pids = slices.DeleteFunc(pids, ended); len(pids) == 0 {
 				return nil
 			}
 			select {
@@ -227,6 +227,17 @@ func EndOrphan(ctx context.Context, dir string, log *slog.Logger) error {
 		}
 	}
 	return fmt.Errorf("a kamailio of an earlier run (pids %v) cannot be ended: end it by hand: %w", pids, bulkhead.Conflict)
+}
+
+// ended says whether a process has let go of all that it had, its addresses
+// among it: one that is about to end has no command line any more, but its sockets still.
+func ended(pid int) bool {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return true
+	}
+	_, state, _ := bytes.Cut(b, []byte(") "))
+	return bytes.HasPrefix(state, []byte("Z"))
 }
 
 // processesOf returns the ids of the processes that were started as

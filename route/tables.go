@@ -50,7 +50,7 @@ func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 		}
 		tid := h.tenant.ID
 		backup, algorithm := x.backup(h)
-		add("t:"+string(tid), fmt.Sprintf("%d|%d|%s|%s|%d|%d", h.set, h.pool.algorithm(), h.pool.ID, h.tenant.Realm(), backup, algorithm))
+		add("t:"+string(tid), fmt.Sprintf("%d|%d|%s|%s|%d|%d|%d|%d|%d", h.set, h.pool.algorithm(), h.pool.ID, h.tenant.Realm(), backup, algorithm, h.tenant.Limits.CallsPerSecond, h.tenant.Limits.Calls, 0))
 		for _, d := range h.tenant.Domains {
 			add("d:"+d, string(tid))
 		}
