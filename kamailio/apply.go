@@ -39,7 +39,7 @@ const (
 // Errors: bulkhead.Unavailable when Kamailio does not answer (the files are
 // written nevertheless, and it will start from them), bulkhead.Conflict when
 // another process writes this Kamailio's tables, bulkhead.Invalid for a table
-// without rows where there were some.
+// without rows where there were some, or with more than MaxRows.
 func (c *Client) Apply(ctx context.Context, t route.Tables) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,6 +57,9 @@ func (c *Client) Apply(ctx context.Context, t route.Tables) error {
 
 func (c *Client) apply(ctx context.Context, t route.Tables) (way string, err error) {
 	if err := c.open(); err != nil {
+		return "", err
+	}
+	if err := checkRows(len(t.Rows)); err != nil {
 		return "", err
 	}
 	if err := c.takeLock(); err != nil {

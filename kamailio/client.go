@@ -61,7 +61,8 @@ func (e *RPCError) Unwrap() error {
 // keeps those files. It is safe for concurrent use; Close ends it.
 type Client struct {
 	dir     string
-	sockets string // folder of Kamailio's socket and ours
+	sockets string // folder of our sockets
+	rpc     string // Kamailio's socket
 	log     *slog.Logger
 	metrics *metrics
 	slots   chan *slot
@@ -130,6 +131,10 @@ func New(dir string, log *slog.Logger, reg prometheus.Registerer) (*Client, erro
 	if err != nil {
 		return nil, err
 	}
+	rpc, err := rpcOf(dir, sockets)
+	if err != nil {
+		return nil, err
+	}
 	m, err := newMetrics(reg)
 	if err != nil {
 		return nil, err
@@ -137,7 +142,7 @@ func New(dir string, log *slog.Logger, reg prometheus.Registerer) (*Client, erro
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{dir: dir, sockets: sockets, log: log, metrics: m, slots: make(chan *slot, maxInFlight), clean: map[side]bool{}}
+	c := &Client{dir: dir, sockets: sockets, rpc: rpc, log: log, metrics: m, slots: make(chan *slot, maxInFlight), clean: map[side]bool{}}
 	for range maxInFlight {
 		c.slots <- &slot{}
 	}
@@ -315,7 +320,7 @@ func (c *Client) dial(s *slot) error {
 	path := filepath.Join(c.sockets, fmt.Sprintf("c%d-%p-%d.sock", os.Getpid(), c, c.serial.Add(1)))
 	conn, err := net.DialUnix("unixgram",
 		&net.UnixAddr{Name: path, Net: "unixgram"},
-		&net.UnixAddr{Name: filepath.Join(c.sockets, SocketFile), Net: "unixgram"})
+		&net.UnixAddr{Name: c.rpc, Net: "unixgram"})
 	if err != nil {
 		_ = os.Remove(path) // bound, but not connected
 		return err

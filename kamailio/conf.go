@@ -50,12 +50,16 @@ type Params struct {
 	// Events is the host:port of the event bridge that takes POST
 	// /kamailio/events; empty: nothing is reported.
 	Events string
-	// EventsUser and EventsToken are what the SBC shows the event bridge as
+	// Route is the host:port of the configsvc that answers GET /kamailio/route
+	// for calls of tenants that the tables do not know yet; empty: it is not
+	// asked. With fewer than 4 workers nobody waits for it either.
+	Route string
+	// User and Token are what the SBC shows the event bridge and configsvc as
 	// HTTP Basic credentials: a name of letters, digits and . _ -, and 16 to 200
 	// letters, digits and _ - . Both or none. They stand in local.cfg, which only
 	// the user that Kamailio runs as can read.
-	EventsUser  string
-	EventsToken string `json:"-"`
+	User  string
+	Token string `json:"-"`
 	// Workers is the number of processes that read SIP, 1 to 64; 0: 4.
 	Workers int
 	// NodeTimeout is how long a node may say nothing at all to an INVITE
@@ -64,6 +68,13 @@ type Params struct {
 	// PingInterval is the time between two OPTIONS to each node, in whole
 	// seconds, 1 s to 1 h; 0: 1 s.
 	PingInterval time.Duration
+	// Attach is for a kamailio.cfg that was there before: Write makes
+	// bulkhead.cfg and what goes with it, and no kamailio.cfg. Listen, Listen6 and
+	// Events are that file's own affair and must be empty or are not looked at.
+	Attach bool
+	// RPC is, with Attach, the datagram socket that the jsonrpcs module of that
+	// Kamailio has already; empty: Lines sets one.
+	RPC string
 }
 
 func (p Params) withDefaults() Params {
@@ -102,16 +113,15 @@ func (p Params) Validate() error {
 	if !idForm.MatchString(string(p.SBC)) {
 		errs = append(errs, invalid("sbc", "%q is not the id of an SBC", p.SBC))
 	}
-	if a, err := netip.ParseAddrPort(p.Listen); err != nil || !a.Addr().Is4() || a.Addr().IsUnspecified() || a.Port() == 0 {
-		errs = append(errs, invalid("listen", "%q is not an IPv4 ip:port: give the address that nodes and phones reach", p.Listen))
-	}
-	if p.Listen6 != "" {
-		if a, err := netip.ParseAddrPort(p.Listen6); err != nil || !a.Addr().Is6() || a.Addr().IsUnspecified() || a.Addr().Zone() != "" || a.Port() == 0 {
-			errs = append(errs, invalid("listen6", "%q is not [ip]:port of IPv6", p.Listen6))
-		}
-	}
+	errs = append(errs, p.validateListen()...)
 	if p.Events != "" && !hostForm.MatchString(p.Events) {
 		errs = append(errs, invalid("events", "%q is not host:port of the event bridge", p.Events))
+	}
+	if p.Route != "" && !hostForm.MatchString(p.Route) {
+		errs = append(errs, invalid("route", "%q is not host:port of configsvc", p.Route))
+	}
+	if p.RPC != "" && (!p.Attach || !pathForm.MatchString(p.RPC) || len(p.RPC) > maxSocketPath) {
+		errs = append(errs, invalid("rpc", "%q is not the path of a datagram socket of a Kamailio to attach to", p.RPC))
 	}
 	errs = append(errs, p.validateCredentials()...)
 	if p.Workers < 1 || p.Workers > 64 {
@@ -126,25 +136,41 @@ func (p Params) Validate() error {
 	return errors.Join(errs...)
 }
 
-func (p Params) validateCredentials() []error {
-	if p.EventsUser == "" && p.EventsToken == "" {
+func (p Params) validateListen() []error {
+	if p.Attach {
+		if p.Events != "" {
+			return []error{invalid("events", "%q: they are sent by the shipped kamailio.cfg only", p.Events)}
+		}
 		return nil
 	}
 	var errs []error
-	if p.Events == "" {
-		errs = append(errs, invalid("events", "is empty, but there are credentials for it"))
+	if a, err := netip.ParseAddrPort(p.Listen); err != nil || !a.Addr().Is4() || a.Addr().IsUnspecified() || a.Port() == 0 {
+		errs = append(errs, invalid("listen", "%q is not an IPv4 ip:port: give the address that nodes and phones reach", p.Listen))
 	}
-	if !userForm.MatchString(p.EventsUser) {
-		errs = append(errs, invalid("events_user", "%q is not 1 to 64 letters, digits and . _ -", p.EventsUser))
-	}
-	if !tokenForm.MatchString(p.EventsToken) { // not its text: it is a secret
-		errs = append(errs, invalid("events_token", "is not 16 to 200 letters, digits and _ -"))
+	if p.Listen6 != "" {
+		if a, err := netip.ParseAddrPort(p.Listen6); err != nil || !a.Addr().Is6() || a.Addr().IsUnspecified() || a.Addr().Zone() != "" || a.Port() == 0 {
+			errs = append(errs, invalid("listen6", "%q is not [ip]:port of IPv6", p.Listen6))
+		}
 	}
 	return errs
 }
 
-// Conf returns the shipped kamailio.cfg.
-func Conf() []byte { return append([]byte(nil), shippedConf...) }
+func (p Params) validateCredentials() []error {
+	if p.User == "" && p.Token == "" {
+		return nil
+	}
+	var errs []error
+	if p.Events == "" && p.Route == "" {
+		errs = append(errs, invalid("events", "is empty, and so is route, but there are credentials for them"))
+	}
+	if !userForm.MatchString(p.User) {
+		errs = append(errs, invalid("user", "%q is not 1 to 64 letters, digits and . _ -", p.User))
+	}
+	if !tokenForm.MatchString(p.Token) { // not its text: it is a secret
+		errs = append(errs, invalid("token", "is not 16 to 200 letters, digits and _ -"))
+	}
+	return errs
+}
 
 // Local renders local.cfg for an SBC whose files are in dir, an absolute path.
 func (p Params) Local(dir string) ([]byte, error) {
@@ -163,37 +189,65 @@ func (p Params) Local(dir string) ([]byte, error) {
 	b.WriteString("# Written by bulkhead: what differs between hosts. kamailio.cfg includes it.\n")
 	define := func(name string, value any) { fmt.Fprintf(&b, "#!define %s %v\n", name, value) }
 	subst := func(name, value string) { fmt.Fprintf(&b, "#!substdef \"!%s!%s!g\"\n", name, value) }
+	credentials := ""
+	if p.User != "" {
+		credentials = p.User + ":" + p.Token + "@"
+	}
+	define("BULKHEAD_NODE_TIMEOUT", p.NodeTimeout.Milliseconds())
+	define("BULKHEAD_PING_INTERVAL", int(p.PingInterval/time.Second))
+	subst("BULKHEAD_SBC", string(p.SBC))
+	subst("BULKHEAD_TABLES", filepath.Join(dir, TablesFile))
+	subst("BULKHEAD_DISPATCHER_LIST", filepath.Join(dir, ListFile))
+	if p.Route != "" {
+		subst("BULKHEAD_ROUTE", credentials+p.Route)
+		define("BULKHEAD_MISS_WORKERS", p.Workers/4)
+	}
+	if p.Attach {
+		b.WriteString("#!define BULKHEAD_ATTACHED\n")
+		return []byte(b.String()), nil
+	}
 	define("BULKHEAD_LISTEN", "udp:"+p.Listen)
 	if p.Listen6 != "" {
 		define("BULKHEAD_LISTEN6", "udp:"+p.Listen6)
 	}
 	define("BULKHEAD_CHILDREN", p.Workers)
-	define("BULKHEAD_NODE_TIMEOUT", p.NodeTimeout.Milliseconds())
-	define("BULKHEAD_PING_INTERVAL", int(p.PingInterval/time.Second))
-	subst("BULKHEAD_SBC", string(p.SBC))
 	subst("BULKHEAD_RPC", filepath.Join(sockets, SocketFile))
-	subst("BULKHEAD_TABLES", filepath.Join(dir, TablesFile))
 	subst("BULKHEAD_LOCATION", filepath.Join(dir, LocationFile))
-	subst("BULKHEAD_DISPATCHER_LIST", filepath.Join(dir, ListFile))
 	if p.Events != "" {
-		at := p.Events
-		if p.EventsUser != "" {
-			at = p.EventsUser + ":" + p.EventsToken + "@" + at
-		}
-		subst("BULKHEAD_EVENTS", at)
+		subst("BULKHEAD_EVENTS", credentials+p.Events)
 	}
 	return []byte(b.String()), nil
 }
 
-// Write makes dir ready for a first or a further start: it writes kamailio.cfg
-// and local.cfg, and creates the tables, the contacts and the dispatcher list
-// that are not there yet, empty. What Kamailio or the dispatcher wrote stays.
+// File is a configuration file of an SBC.
+type File struct {
+	Name string
+	Text []byte
+}
+
+// Files returns the configuration files of an SBC whose folder is dir, an
+// absolute path. local.cfg may hold a token.
+func (p Params) Files(dir string) ([]File, error) {
+	local, err := p.Local(dir)
+	if err != nil {
+		return nil, err
+	}
+	files := []File{{LocalFile, local}, {IncludeFile, shippedInclude}}
+	if !p.Attach {
+		files = append(files, File{ConfFile, shippedConf})
+	}
+	return files, nil
+}
+
+// Write makes dir ready for a first or a further start: it writes the
+// configuration files, and creates the tables, the contacts and the dispatcher
+// list that are not there yet, empty. What Kamailio or the dispatcher wrote stays.
 func (p Params) Write(dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("write the files of an SBC: %w", err)
 	}
-	local, err := p.Local(dir)
+	files, err := p.Files(dir)
 	if err != nil {
 		return err
 	}
@@ -201,14 +255,16 @@ func (p Params) Write(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write the files of an SBC: %w", err)
 	}
-	if err := writeRuntime(dir); err != nil {
+	if err := writeRuntime(dir, p.RPC); err != nil {
 		return err
 	}
 	if err := createTables(filepath.Join(dir, TablesFile)); err != nil {
 		return err
 	}
-	if err := createLocation(filepath.Join(dir, LocationFile)); err != nil {
-		return err
+	if !p.Attach {
+		if err := createLocation(filepath.Join(dir, LocationFile)); err != nil {
+			return err
+		}
 	}
 	list := filepath.Join(dir, ListFile)
 	if _, err := os.Stat(list); errors.Is(err, os.ErrNotExist) {
@@ -216,13 +272,12 @@ func (p Params) Write(dir string) error {
 			return err
 		}
 	}
-	if err := writeFile(filepath.Join(dir, LocalFile), local); err != nil {
-		return err
+	for _, f := range files {
+		if err := writeFile(filepath.Join(dir, f.Name), f.Text); err != nil {
+			return err
+		}
 	}
-	if err := writeFile(filepath.Join(dir, IncludeFile), shippedInclude); err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(dir, ConfFile), shippedConf)
+	return nil
 }
 
 // writeFile replaces a file as a whole, and has it and its name on disk when

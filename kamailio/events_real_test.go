@@ -98,7 +98,7 @@ func TestEventsWithCredentials(t *testing.T) {
 	got := make(chan []cdr.Record, 100)
 	srv := newReceiver(t, got)
 	srv.user, srv.token = "sbc-1.a", strings.Repeat("aZ0_-", 40)
-	w := newWorld(t, kamailio.Params{Events: srv.addr, EventsUser: srv.user, EventsToken: srv.token})
+	w := newWorld(t, kamailio.Params{Events: srv.addr, User: srv.user, Token: srv.token})
 	c := call{ruri: "sip:1@nobody.example", callID: "authorized-1"}
 	want(t, "unknown domain", w.ask("127.5.5.5", c), 404)
 	wantEvent(t, got, "refused", c.callID, "", "404")

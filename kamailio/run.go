@@ -43,11 +43,10 @@ func Binary() (string, error) {
 // Options are how a Kamailio is run.
 type Options struct {
 	Output io.Writer // what Kamailio prints, its log among it; nil: nowhere
-	// SharedMB holds tables, contacts and transactions: 250 bytes a row, three
-	// times over while a table is loaded. 0: 256.
+	// SharedMB holds tables, contacts and transactions; Memory computes it. 0: 256.
 	SharedMB int
-	// PrivateMB is each process's own; who loads a table needs 64 for 100,000
-	// rows. Taken only when used. 0: 128.
+	// PrivateMB is each process's own, taken only when used; Memory computes what
+	// the one that loads a table needs. 0: 128.
 	PrivateMB int
 }
 

@@ -13,8 +13,12 @@ import (
 	"github.com/bulkhead-voip/bulkhead"
 )
 
-// runtimeRecord is the file that says where the sockets are, if not beside it.
-const runtimeRecord = "rpc.path"
+const (
+	// runtimeRecord is the file that says where the sockets are, if not beside it.
+	runtimeRecord = "rpc.path"
+	// rpcRecord is the file that names Kamailio's socket, if an operator chose it.
+	rpcRecord = "rpc.socket"
+)
 
 const (
 	// maxSocketPath is the longest path of a unix socket (sun_path of unix(7),
@@ -41,8 +45,15 @@ func socketDir(dir string) (string, error) {
 }
 
 // writeRuntime makes the folder of the sockets, and says in dir where it is: a
-// dispatcher may have another TMPDIR.
-func writeRuntime(dir string) error {
+// dispatcher may have another TMPDIR. rpc is Kamailio's socket, if it is not there.
+func writeRuntime(dir, rpc string) error {
+	if rpc == "" {
+		if err := os.Remove(filepath.Join(dir, rpcRecord)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("write the files of an SBC: %w", err)
+		}
+	} else if err := writeFile(filepath.Join(dir, rpcRecord), []byte(rpc+"\n")); err != nil {
+		return err
+	}
 	sockets, err := socketDir(dir)
 	if err != nil {
 		return err
@@ -72,6 +83,18 @@ func runtimeOf(dir string) (string, error) {
 	}
 	sockets := strings.TrimSpace(string(b))
 	return sockets, claimRuntime(sockets)
+}
+
+// rpcOf returns the socket of the Kamailio whose files are in dir.
+func rpcOf(dir, sockets string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, rpcRecord))
+	if errors.Is(err, fs.ErrNotExist) {
+		return filepath.Join(sockets, SocketFile), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("find the socket of the Kamailio in %s: %w", dir, err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }
 
 // claimRuntime makes a folder that nobody else can enter, or checks that the

@@ -30,8 +30,10 @@ func TestParamsValidate(t *testing.T) {
 		"listen":        {SBC: "a", Listen: "0.0.0.0:5060"},
 		"listen6":       {SBC: "a", Listen: good.Listen, Listen6: "192.0.2.1:5060"},
 		"events":        {SBC: "a", Listen: good.Listen, Events: "h:1/\n#!define X"},
-		"events_user":   {SBC: "a", Listen: good.Listen, Events: "h:1", EventsUser: "a:b", EventsToken: token},
-		"events_token":  {SBC: "a", Listen: good.Listen, Events: "h:1", EventsUser: "a", EventsToken: token[1:]},
+		"user":          {SBC: "a", Listen: good.Listen, Events: "h:1", User: "a:b", Token: token},
+		"token":         {SBC: "a", Listen: good.Listen, Events: "h:1", User: "a", Token: token[1:]},
+		"route":         {SBC: "a", Listen: good.Listen, Route: "h"},
+		"rpc":           {SBC: "a", Listen: good.Listen, RPC: "/run/k.sock"},
 		"workers":       {SBC: "a", Listen: good.Listen, Workers: 65},
 		"node_timeout":  {SBC: "a", Listen: good.Listen, NodeTimeout: time.Minute},
 		"ping_interval": {SBC: "a", Listen: good.Listen, PingInterval: 1500 * time.Millisecond},
@@ -42,11 +44,11 @@ func TestParamsValidate(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", token + "@", token + "!", token + "/", token + " "} {
-		if err := (Params{SBC: "a", Listen: good.Listen, Events: "h:1", EventsUser: "a", EventsToken: bad}).Validate(); err == nil || bad != "" && strings.Contains(err.Error(), bad) {
+		if err := (Params{SBC: "a", Listen: good.Listen, Events: "h:1", User: "a", Token: bad}).Validate(); err == nil || bad != "" && strings.Contains(err.Error(), bad) {
 			t.Errorf("Validate of the token %q = %v, want a refusal that does not tell it", bad, err)
 		}
 	}
-	if errs := bulkhead.FieldErrors((Params{SBC: "a", Listen: good.Listen, EventsUser: "a", EventsToken: token}).Validate()); len(errs) != 1 || errs[0].Field != "events" {
+	if errs := bulkhead.FieldErrors((Params{SBC: "a", Listen: good.Listen, User: "a", Token: token}).Validate()); len(errs) != 1 || errs[0].Field != "events" {
 		t.Errorf("Validate of credentials for nobody = %v", errs)
 	}
 	for _, dir := range []string{"/x!y", "/x\"y", "/x#y", "relative", "/" + strings.Repeat("d", 210)} {
@@ -62,20 +64,35 @@ func TestLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `# Written by bulkhead: what differs between hosts. kamailio.cfg includes it.
-#!define BULKHEAD_LISTEN udp:192.0.2.1:5060
-#!define BULKHEAD_LISTEN6 udp:[2001:db8::1]:5060
-#!define BULKHEAD_CHILDREN 4
 #!define BULKHEAD_NODE_TIMEOUT 2000
 #!define BULKHEAD_PING_INTERVAL 1
 #!substdef "!BULKHEAD_SBC!sbc1!g"
-#!substdef "!BULKHEAD_RPC!/var/lib/bulkhead/rpc.sock!g"
 #!substdef "!BULKHEAD_TABLES!/var/lib/bulkhead/tables.sqlite!g"
-#!substdef "!BULKHEAD_LOCATION!/var/lib/bulkhead/location.sqlite!g"
 #!substdef "!BULKHEAD_DISPATCHER_LIST!/var/lib/bulkhead/dispatcher.list!g"
+#!define BULKHEAD_LISTEN udp:192.0.2.1:5060
+#!define BULKHEAD_LISTEN6 udp:[2001:db8::1]:5060
+#!define BULKHEAD_CHILDREN 4
+#!substdef "!BULKHEAD_RPC!/var/lib/bulkhead/rpc.sock!g"
+#!substdef "!BULKHEAD_LOCATION!/var/lib/bulkhead/location.sqlite!g"
 #!substdef "!BULKHEAD_EVENTS!127.0.0.1:8090!g"
 `
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestMemory(t *testing.T) {
+	if o := Memory(200_000); o.SharedMB < 200 || o.PrivateMB < 128 {
+		t.Errorf("Memory(200000) = %+v, less than was measured", o)
+	}
+	if o := Memory(0); o.SharedMB > 128 || o.PrivateMB > 32 {
+		t.Errorf("Memory(0) = %+v", o)
+	}
+	if err := checkRows(MaxRows); err != nil {
+		t.Error(err)
+	}
+	if err := checkRows(MaxRows + 1); !errors.Is(err, bulkhead.Invalid) || !strings.Contains(err.Error(), "400001") {
+		t.Errorf("checkRows of one more = %v, want invalid with the number", err)
 	}
 }
 
@@ -150,7 +167,7 @@ func TestWriteKeepsWhatIsThere(t *testing.T) {
 	if b, err := os.ReadFile(list); err != nil || len(b) == 0 {
 		t.Errorf("the list was overwritten: %q, %v", b, err)
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, ConfFile)); err != nil || !bytes.Equal(b, Conf()) {
+	if b, err := os.ReadFile(filepath.Join(dir, ConfFile)); err != nil || !bytes.Equal(b, shippedConf) {
 		t.Errorf("kamailio.cfg is not the shipped one: %v", err)
 	}
 	next := []route.Row{{Key: "c", Value: "c"}, {Key: "d:b.example", Value: "x"}}

@@ -70,6 +70,9 @@ var all = []benchmark{
 	{"lookup_source", lookupSource},
 	{"esl_decode", eslDecode},
 	{"ack", ack},
+	{"invite_cpu_flat", inviteCPUFlat},
+	{"invite_cpu_vs_regex", inviteCPUVsRegex},
+	{"invite_cpu_vs_floor", inviteCPUVsFloor},
 }
 
 func main() {

@@ -106,7 +106,7 @@ func startCell(t *testing.T, tenants int) *testCell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.kamailio = kamailiotest.Start(t, kamailio.Params{Listen: local(), Events: sbcEvents, EventsUser: "sbc1", EventsToken: token})
+	c.kamailio = kamailiotest.Start(t, kamailio.Params{Listen: local(), Events: sbcEvents, User: "sbc1", Token: token})
 	c.sip = c.kamailio.Addr.String()
 	c.apply(c.yaml())
 

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
-	"github.com/bulkhead-voip/bulkhead/kamailio"
 )
 
 // Each service's own subcommand. It starts that service through the function
@@ -184,38 +182,6 @@ func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start fu
 }
 
 type configCmd struct {
-	Kamailio   configKamailioCmd   `cmd:"" help:"Write a Kamailio's configuration into a folder."`
+	Kamailio   configKamailioCmd   `cmd:"" help:"Print or write a Kamailio's configuration, whole or just what to add to one that is there."`
 	Freeswitch configFreeswitchCmd `cmd:"" help:"Print a FreeSWITCH's configuration files."`
-}
-
-type configKamailioCmd struct {
-	stateFlags `embed:""`
-
-	SBC    string `help:"The SBC." required:"" placeholder:"ID"`
-	Out    string `short:"o" help:"Folder to write into; existing tables and registrations stay." required:"" type:"path" placeholder:"DIR"`
-	Events string `help:"Where the event bridge takes this SBC's events; empty: nothing is reported." default:"127.0.0.1:8090" placeholder:"HOST:PORT"`
-}
-
-func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
-	head, err := c.head(ctx)
-	if err != nil {
-		return err
-	}
-	sbc := head.SBCs[bulkhead.SBCID(c.SBC)]
-	if sbc == nil {
-		return fmt.Errorf("the registry has no SBC %q: %w", c.SBC, bulkhead.NotFound)
-	}
-	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events}
-	if c.Events != "" {
-		params.EventsUser = c.SBC
-		if params.EventsToken, err = c.token(sbcToken); err != nil {
-			return err
-		}
-	}
-	if err := params.Write(c.Out); err != nil {
-		return err
-	}
-	start := strings.Join(kamailio.Options{}.Args(c.Out), " ")
-	fmt.Fprintf(a.out, "written to %s\nstart it (without http_proxy in its environment):\n  kamailio %s\nfeed it:\n  bulkhead dispatcher --sbc %s --kamailio %s%s\n", c.Out, start, c.SBC, c.Out, c.central())
-	return nil
 }

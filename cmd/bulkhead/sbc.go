@@ -52,7 +52,7 @@ func startKamailio(p *parts, g *group, sbc *bulkhead.SBC, events string) (kind s
 	if err != nil {
 		return "", err
 	}
-	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: events, EventsUser: string(sbc.ID), EventsToken: token, Workers: 2}
+	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: events, User: string(sbc.ID), Token: token, Workers: 2}
 	if err := params.Write(dir); err != nil {
 		return "", err
 	}

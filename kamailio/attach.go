@@ -1,0 +1,24 @@
+package kamailio
+
+import (
+	_ "embed"
+	"path/filepath"
+	"strings"
+)
+
+//go:embed conf/attach.txt
+var attachLines string
+
+// Lines returns what to add to a kamailio.cfg that was there before, when the
+// files are in dir.
+func (p Params) Lines(dir string) string {
+	rpc := ""
+	if p.RPC == "" {
+		sockets, err := socketDir(dir)
+		if err != nil {
+			sockets = dir // Write says what is wrong with it
+		}
+		rpc = `modparam("jsonrpcs", "dgram_socket", "` + filepath.Join(sockets, SocketFile) + "\")\n"
+	}
+	return strings.NewReplacer("DIR", dir, "RPC\n", rpc).Replace(attachLines)
+}
