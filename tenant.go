@@ -58,7 +58,7 @@ type Tenant struct {
 	// 1 to 127. Empty: DefaultFailoverCauses.
 	FailoverCauses []int          `json:"failover_causes,omitempty"`
 	CallerID       CallerIDPolicy `json:"caller_id,omitzero"`
-	Headers        []HeaderRule   `json:"headers,omitempty"` // of calls to trunks
+	Headers        []HeaderRule   `json:"headers,omitempty"` // of calls to trunks, and of those that an SBC sends to a node
 	Record         Recording      `json:"record,omitempty"`  // empty: RecordNone
 	Tap            bool           `json:"tap,omitempty"`     // the media goes to the AI tap too
 

@@ -16,6 +16,7 @@ type Dialect struct {
 	Pattern     string   // where it is asked, as chi has it: /freeswitch/xml, /asterisk/realtime/*
 	Methods     []string // GET, POST
 	ContentType string   // of an answer whose Result names none
+	BySBC       bool     // it is SBCs that ask, not nodes
 
 	// Answer appends the answer to dst. It must answer whatever the question
 	// holds, out of the snapshot alone and at once, and must keep neither the
@@ -23,14 +24,15 @@ type Dialect struct {
 	Answer func(x *route.Snapshot, q Question, dst []byte) ([]byte, Result)
 }
 
-// Question is what a PBX asked. Nothing in it is to be believed but Node.
+// Question is what a PBX asked. Nothing in it is to be believed but Node and SBC.
 type Question struct {
 	// Node is who proved to ask. Empty: nobody did, and the answer is the
 	// dialect's own denial.
 	Node   bulkhead.NodeID
-	Method string // GET or POST
-	Path   string // of the URL, decoded
-	Query  string // of the URL, as it came
+	SBC    bulkhead.SBCID // the same, of a dialect that SBCs ask in
+	Method string         // GET or POST
+	Path   string         // of the URL, decoded
+	Query  string         // of the URL, as it came
 	Body   []byte
 }
 

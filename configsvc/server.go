@@ -29,6 +29,8 @@ type Config struct {
 	// HTTP Basic with its id as the user. It is asked for each question, of
 	// nodes that are in x, and by many goroutines.
 	IsNode func(x *route.Snapshot, node bulkhead.NodeID, password string) bool
+	// IsSBC is the same for SBCs that are in x; nil: nobody is one.
+	IsSBC func(x *route.Snapshot, sbc bulkhead.SBCID, password string) bool
 
 	MaxBody      int64 // bytes of a question, 1 KiB to 1 MiB
 	ConnsPerPeer int   // connections that one address may hold, 1 to 100000
@@ -219,7 +221,12 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 			s.refuse(w, refusedStale, http.StatusServiceUnavailable, "the loaded revision is too old")
 			return
 		}
-		q := Question{Node: s.node(x, r), Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Body: b.question}
+		q := Question{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Body: b.question}
+		if d.BySBC {
+			q.SBC = s.sbc(x, r)
+		} else {
+			q.Node = s.node(x, r)
+		}
 		var res Result
 		b.answer, res = d.Answer(x, q, b.answer[:0])
 		if !s.wait(r.Context(), q.Node, &res, start) {
@@ -289,6 +296,16 @@ func (s *Server) node(x *route.Snapshot, r *http.Request) bulkhead.NodeID {
 		return ""
 	}
 	return node
+}
+
+// sbc returns the SBC that the request proved to come from, or "".
+func (s *Server) sbc(x *route.Snapshot, r *http.Request) bulkhead.SBCID {
+	user, password, ok := r.BasicAuth()
+	sbc := bulkhead.SBCID(user)
+	if !ok || s.cfg.IsSBC == nil || x.SBC(sbc) == nil || !s.cfg.IsSBC(x, sbc, password) {
+		return ""
+	}
+	return sbc
 }
 
 var errTooLong = errors.New("body too long")

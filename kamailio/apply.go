@@ -351,3 +351,17 @@ func (c *Client) verify(ctx context.Context, want route.Tables) ([]string, error
 	c.listStale = c.listStale || len(sets) > 0
 	return append(diffs, sets...), nil
 }
+
+// AskOnMiss says whether Kamailio may ask configsvc about calls of nobody in
+// its tables. It does until it is told otherwise, and again after a restart.
+// Where it was not configured to ask the error is of kind bulkhead.Conflict.
+func (c *Client) AskOnMiss(ctx context.Context, may bool) error {
+	breaker := 1
+	if may {
+		breaker = 0
+	}
+	if _, err := c.Call(ctx, "htable.seti", "bulkhead_gate", "breaker", breaker); err != nil {
+		return fmt.Errorf("tell the Kamailio in %s whether to ask configsvc: %w", c.dir, err)
+	}
+	return nil
+}

@@ -20,5 +20,9 @@ func (p Params) Lines(dir string) string {
 		}
 		rpc = `modparam("jsonrpcs", "dgram_socket", "` + filepath.Join(sockets, SocketFile) + "\")\n"
 	}
-	return strings.NewReplacer("DIR", dir, "RPC\n", rpc).Replace(attachLines)
+	http := ""
+	if p.Route != "" {
+		http = "loadmodule \"http_client.so\"\n"
+	}
+	return strings.NewReplacer("DIR", dir, "RPC\n", rpc, "HTTP\n", http).Replace(attachLines)
 }

@@ -23,7 +23,8 @@ type Tables struct {
 //	d:DOMAIN         tenant, or * for an address or name of the SBCs themselves
 //	n:NUMBER         tenant
 //	s:NETWORK        tenant; of the widest level, the gate: TENANT|LEVELS
-//	t:TENANT         SET|ALGORITHM|POOL|REALM|BACKUP SET|BACKUP ALGORITHM (0|0: none)
+//	t:TENANT         SET|ALGORITHM|POOL|REALM|BACKUP SET|BACKUP ALGORITHM|CALLS PER SECOND|CALLS|HEADER RULES|MANAGED
+//	h:N@TENANT       header rule N, from 0: +Name: value, -Name or =Name: value
 //	u:USER@TENANT    HA1
 //	p:IP:PORT        node, a trusted peer
 type Row struct{ Key, Value string }
@@ -49,8 +50,10 @@ func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 			continue
 		}
 		tid := h.tenant.ID
-		backup, algorithm := x.backup(h)
-		add("t:"+string(tid), fmt.Sprintf("%d|%d|%s|%s|%d|%d|%d|%d|%d", h.set, h.pool.algorithm(), h.pool.ID, h.tenant.Realm(), backup, algorithm, h.tenant.Limits.CallsPerSecond, h.tenant.Limits.Calls, 0))
+		add("t:"+string(tid), x.tenantRow(h))
+		for i, r := range h.tenant.Headers {
+			add("h:"+strconv.Itoa(i)+"@"+string(tid), headerRow(r))
+		}
 		for _, d := range h.tenant.Domains {
 			add("d:"+d, string(tid))
 		}
@@ -77,6 +80,38 @@ func MakeTables(x *Snapshot, id bulkhead.SBCID) (Tables, error) {
 	var err error
 	t.Sets, err = MakeSets(x, id, nil)
 	return t, err
+}
+
+// TenantRow returns the value of a tenant's row t:TENANT at the SBCs of a cell,
+// "" if it is not there.
+func (x *Snapshot) TenantRow(cell bulkhead.CellID, id bulkhead.TenantID) string {
+	h := x.home(id).in(cell)
+	if h == nil {
+		return ""
+	}
+	return x.tenantRow(h)
+}
+
+// tenantRow: sets and limits that are 0 are none.
+func (x *Snapshot) tenantRow(h *home) string {
+	backup, algorithm := x.backup(h)
+	managed := 0
+	if h.tenant.IsManaged() {
+		managed = 1
+	}
+	return fmt.Sprintf("%d|%d|%s|%s|%d|%d|%d|%d|%d|%d", h.set, h.pool.algorithm(), h.pool.ID, h.tenant.Realm(), backup, algorithm,
+		h.tenant.Limits.CallsPerSecond, h.tenant.Limits.Calls, len(h.tenant.Headers), managed)
+}
+
+// headerRow begins with the letter that says what is done.
+func headerRow(r bulkhead.HeaderRule) string {
+	switch r.Action {
+	case bulkhead.RemoveHeader:
+		return "-" + r.Name
+	case bulkhead.ReplaceHeader:
+		return "=" + r.Name + ": " + r.Value
+	}
+	return "+" + r.Name + ": " + r.Value
 }
 
 // backup returns the set of the tenant's backup pool, or zeros.

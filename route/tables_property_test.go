@@ -60,7 +60,7 @@ func (k *interpreter) decide(host, source, number, user string) answer {
 
 func (k *interpreter) place(tenant string) answer {
 	f := strings.Split(k.get("t:"+tenant), "|")
-	if len(f) != 6 {
+	if len(f) != 10 {
 		return answer{reason: fmt.Sprintf("row of tenant %q has %d fields", tenant, len(f))}
 	}
 	set, _ := strconv.Atoi(f[0])

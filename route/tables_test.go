@@ -38,7 +38,7 @@ func TestTablesOfTheExample(t *testing.T) {
 			{"n:49303001", "wolf"},
 			{"p:2001:db8:f::1:7004", "w1"},
 			{"s:192.0", "|24"}, {"s:192.0.2", "wolf"},
-			{"t:wolf", fmt.Sprintf("%d|8|west-std|wolf.example|0|0|0|0|0", set)},
+			{"t:wolf", fmt.Sprintf("%d|8|west-std|wolf.example|0|0|0|0|0|1", set)},
 			{"u:1001@wolf", ha1},
 		},
 		Sets: []route.Set{{

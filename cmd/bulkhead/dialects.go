@@ -8,6 +8,7 @@ import (
 	"github.com/bulkhead-voip/bulkhead/asterisk"
 	"github.com/bulkhead-voip/bulkhead/configsvc"
 	"github.com/bulkhead-voip/bulkhead/freeswitch"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
@@ -17,6 +18,7 @@ func dialects() []configsvc.Dialect {
 		{Name: "asterisk_realtime", Pattern: "/asterisk/realtime/*", Methods: []string{http.MethodGet, http.MethodPost}, ContentType: "text/plain", Answer: asteriskRealtime},
 		{Name: "asterisk_call", Pattern: "/asterisk/call", Methods: []string{http.MethodPost}, ContentType: "text/plain", Answer: asteriskCall},
 		{Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8", Answer: freeswitchXML},
+		{Name: "kamailio", Pattern: "/kamailio/route", Methods: []string{http.MethodGet}, ContentType: "text/plain", BySBC: true, Answer: kamailioRoute},
 	}
 }
 
@@ -37,4 +39,10 @@ func asteriskRealtime(x *route.Snapshot, q configsvc.Question, dst []byte) ([]by
 func asteriskCall(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
 	answer, sum := asterisk.AnswerCall(x, q.Node, q.Body, time.Now(), dst)
 	return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant}
+}
+
+// kamailioRoute answers an SBC's http_client.
+func kamailioRoute(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
+	answer, sum := kamailio.Answer(x, q.SBC, q.Query, dst)
+	return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant, Status: sum.Status, Urgent: true} // a worker of the SBC's waits
 }

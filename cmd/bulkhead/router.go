@@ -119,7 +119,7 @@ func (r *router) targets(x *route.Snapshot, id bulkhead.TenantID) []siptest.Targ
 	if !ok {
 		return nil
 	}
-	// SET|ALGORITHM|POOL|REALM|BACKUP SET|BACKUP ALGORITHM
+	// SET|ALGORITHM|POOL|REALM|BACKUP SET and more
 	f := strings.Split(idx.rows[i].Value, "|")
 	var out []siptest.Target
 	for _, field := range []int{0, 4} {

@@ -33,7 +33,7 @@ import (
 // store, it serves the admin API and the feed too.
 func startConfigsvc(p *parts, g *group, listen string) (*configsvc.Server, error) {
 	cfg := configsvc.DefaultConfig()
-	cfg.Listen, cfg.IsNode, cfg.Age = listen, p.isNode, p.age
+	cfg.Listen, cfg.IsNode, cfg.IsSBC, cfg.Age = listen, p.isNode, p.isSBC, p.age
 	s, err := configsvc.New(cfg, p.live, dialects(), p.log.With("service", "configsvc"), p.reg)
 	if err != nil {
 		return nil, err
