@@ -1,13 +1,75 @@
 package bulkhead
 
+import "strings"
+
 // Dialling is how a tenant's users dial, to make E.164 numbers of it. All are
-// digits. Without a country what is dialled must be E.164 already.
+// digits. With a country alone, or none, what is dialled must be E.164 already.
 type Dialling struct {
 	Country             string `json:"country,omitempty"`              // country code, 1 to 3 digits: 49
 	Area                string `json:"area,omitempty"`                 // of local numbers, 1 to 5 digits: 30; empty: there are none
 	NationalPrefix      string `json:"national_prefix,omitempty"`      // 0 to 3 digits: 0
 	InternationalPrefix string `json:"international_prefix,omitempty"` // 0 to 5 digits: 00
 	OutsidePrefix       string `json:"outside_prefix,omitempty"`       // 0 to 2 digits that get an outside line: 9
+}
+
+// E164 makes an E.164 number, without '+', of what a user dialled; ok is false
+// if there is none in it. An outside line must be asked for if there is a
+// prefix for it, unless the number begins with '+'.
+func (d *Dialling) E164(dialled string) (number string, ok bool) {
+	if rest, plus := strings.CutPrefix(dialled, "+"); plus {
+		return d.canonical(rest)
+	}
+	if d.OutsidePrefix != "" {
+		rest, outside := strings.CutPrefix(dialled, d.OutsidePrefix)
+		if !outside {
+			return "", false
+		}
+		dialled = rest
+	}
+	return d.Public(dialled)
+}
+
+// Public makes an E.164 number, without '+', of a number as the public network
+// of the tenant's country writes it.
+func (d *Dialling) Public(number string) (e164 string, ok bool) {
+	if d.Country == "" || d.Area+d.NationalPrefix+d.InternationalPrefix == "" {
+		return d.canonical(strings.TrimPrefix(number, "+"))
+	}
+	if rest, plus := strings.CutPrefix(number, "+"); plus {
+		return d.canonical(rest)
+	}
+	if rest, abroad := strings.CutPrefix(number, d.InternationalPrefix); abroad && d.InternationalPrefix != "" {
+		return d.canonical(rest)
+	}
+	if rest, national := strings.CutPrefix(number, d.NationalPrefix); national && (d.NationalPrefix != "" || d.Area == "") {
+		return d.canonical(d.Country + rest)
+	}
+	// In North America a number of ten digits has its area code.
+	if d.Area == "" || d.Country == "1" && len(number) == 10 {
+		return d.canonical(d.Country + number)
+	}
+	return d.canonical(d.Country + d.Area + number)
+}
+
+// canonical refuses what is not E.164, and takes out a national prefix that
+// was left in behind the country code, as in +49 (0)30: with it, a number
+// would have another class than where it leads.
+func (d *Dialling) canonical(number string) (string, bool) {
+	// Only where it is a zero: +7 812 begins a number, although 8 is a prefix there.
+	if strings.HasPrefix(d.NationalPrefix, "0") {
+		if rest, ok := strings.CutPrefix(number, d.Country+d.NationalPrefix); ok {
+			number = d.Country + rest
+		}
+	}
+	if len(number) < 3 || len(number) > 15 || number[0] == '0' {
+		return "", false
+	}
+	for i := range len(number) {
+		if number[i] < '0' || number[i] > '9' {
+			return "", false
+		}
+	}
+	return number, true
 }
 
 // The destination classes that no cell defines.
@@ -50,7 +112,7 @@ type CallerIDMode string
 
 // The modes of caller id.
 const (
-	CallerIDOwn       CallerIDMode = "own"       // the user's, if it is a number of the tenant, else the policy's, else anonymous
+	CallerIDOwn       CallerIDMode = "own"       // the user's, if it is a number of the tenant, else the policy's, else the tenant's first, else anonymous
 	CallerIDFixed     CallerIDMode = "fixed"     // the policy's number
 	CallerIDAnonymous CallerIDMode = "anonymous" // nothing
 )

@@ -128,7 +128,7 @@ type Forward struct {
 	After       int    `json:"after,omitempty"`       // seconds of ringing that are no answer, 5 to 300; 0: DefaultRing
 }
 
-// DefaultRing is how long a phone rings, in seconds, when nothing else is said.
+// DefaultRing is how many seconds something rings before what follows.
 const DefaultRing = 30
 
 // Trunk is a carrier that takes the tenant's outbound calls.

@@ -46,10 +46,10 @@ func snapshot(t testing.TB, sbc string) *route.Snapshot {
 		Tenants: []bulkhead.Tenant{
 			{
 				ID: "acme", Cell: "c1", Profile: "standard", Domains: []string{"tenant1.example", "alias.example"},
-				Numbers: []bulkhead.Number{{Number: "1000", User: "1001"}, {Number: "1004", User: "1002"}, {Number: "1005", User: "1001"}},
+				Numbers: []bulkhead.Number{{Number: "15550001", User: "1001"}, {Number: "1000", User: "1001"}, {Number: "1004", User: "1002"}, {Number: "1005", User: "1001"}},
 				Users:   []bulkhead.User{{Extension: "1001", HA1: ha1, CallerID: "15550001"}, {Extension: "1002", HA1: ha1}},
 				Trunks:  []bulkhead.Trunk{{Name: "carrier", Host: "192.0.2.50", Port: 5060}},
-				Codecs:  []string{"PCMU", "opus"},
+				Codecs:  []string{"PCMU", "opus"}, Allow: []string{bulkhead.International},
 			},
 			{
 				ID: "other", Cell: "c2", Profile: "standard", Domains: []string{"other.example"},
@@ -219,7 +219,7 @@ func TestDialplan(t *testing.T) {
 		{"caller with a trunk", "fs1", map[string]string{"Hunt-Destination-Number": "4930123", "variable_sip_h_X-Bulkhead-User": "1001"},
 			"bridge {origination_caller_id_number=15550001}sofia/internal/4930123@192.0.2.50:5060", "acme"},
 		{"caller without a caller id", "fs1", map[string]string{"Hunt-Destination-Number": "4930123", "variable_sip_h_X-Bulkhead-User": "1002"},
-			"bridge sofia/internal/4930123@192.0.2.50:5060", "acme"},
+			"bridge {origination_caller_id_number=15550001}sofia/internal/4930123@192.0.2.50:5060", "acme"},
 		{"stranger wants a trunk", "fs1", map[string]string{"Hunt-Destination-Number": "4930123"}, "respond 404 Not Found", "acme"},
 		{"transferred caller wants a trunk", "fs1", map[string]string{"Hunt-Destination-Number": "4930123", "variable_sip_h_X-Bulkhead-User": "1001",
 			"Hunt-Transfer-Source": "1795398495:f36dc3e8:bl_xfer:2021/tenant1/XML"}, "respond 404 Not Found", "acme"},

@@ -65,8 +65,8 @@ func (e *edit) add(h *home) {
 	for _, d := range t.Domains {
 		e.domains.set(d, h)
 	}
-	for _, n := range t.Numbers {
-		e.numbers.set(n.Number, did{h, n.User})
+	for i, n := range t.Numbers {
+		e.numbers.set(n.Number, did{h, i})
 	}
 	e.sources.add(t.Sources, h)
 }

@@ -159,5 +159,6 @@ var (
 	Unmanaged      = Reject{Status: 403, Cause: 21, Reason: "tenant is not managed"}
 	NotAllowed     = Reject{Status: 403, Cause: 21, Reason: "destination class is not allowed"}
 	NoTrunk        = Reject{Status: 503, Cause: 34, Reason: "no trunk takes the number"}
+	NobodyRings    = Reject{Status: 480, Cause: 20, Reason: "nobody of the group rings"}
 	DoNotDisturb   = Reject{Status: 486, Cause: 17, Reason: "do not disturb"}
 )

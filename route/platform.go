@@ -17,6 +17,7 @@ type platform struct {
 	byProfile map[profileKey]*pool
 	byPeer    map[netip.AddrPort]bulkhead.NodeID
 	sbcAddr   map[netip.AddrPort]bulkhead.SBCID
+	classes   map[bulkhead.CellID]classes // of destinations; cells without are not there
 }
 
 // selfKey is an address or name of a cell's SBCs. SBCs of several cells may
@@ -57,6 +58,7 @@ func newPlatform(s bulkhead.State) platform {
 		}
 	}
 	p.indexSBCs()
+	p.indexClasses()
 	return p
 }
 
@@ -69,7 +71,19 @@ func (p platform) apply(c *bulkhead.Change) platform {
 	if len(c.SBCs)+len(c.Delete.SBCs) > 0 {
 		p.indexSBCs()
 	}
+	if len(c.Cells)+len(c.Delete.Cells) > 0 {
+		p.indexClasses()
+	}
 	return p
+}
+
+func (p *platform) indexClasses() {
+	p.classes = map[bulkhead.CellID]classes{}
+	for id, c := range p.objects.Cells {
+		if k := classesOf(c); k != nil {
+			p.classes[id] = k
+		}
+	}
 }
 
 func (p *platform) indexSBCs() {

@@ -28,7 +28,7 @@ type Snapshot struct {
 // did is where a number leads.
 type did struct {
 	home *home
-	user string // extension
+	at   int // its place in the tenant's numbers
 }
 
 // New indexes a state. The state must be valid (State.Validate). The snapshot

@@ -55,6 +55,7 @@ func (c *testCell) tenantYAML(i int) string {
       - {extension: "101", password: %s}
       - {extension: "102", password: %s}
     trunks: [{name: out, host: %s, port: %s}]
+    dialling: {country: "49"}
 `, tenantOf(i), profile, domainOf(i), i, numberOf(i), testPassword, testPassword, host, port)
 }
 

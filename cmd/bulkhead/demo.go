@@ -229,7 +229,7 @@ func (d *demo) draw(t *demoTenant) (caller *siptest.Phone, target string) {
 	case n < 50 && t.carrier != nil:
 		return t.carrier, "999999" + strconv.Itoa(rand.IntN(10)) + "@" + t.Realm() // nobody's number
 	case n < 75 && len(t.Trunks) > 0:
-		return user(), "4930" + strconv.Itoa(1000000+rand.IntN(9000000))
+		return user(), "+441632960" + strconv.Itoa(100+rand.IntN(900)) // in a range kept for drama
 	}
 	from, to := user(), user()
 	if from == nil {
