@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
+	"sync"
 	"text/template"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -84,6 +86,37 @@ func RenderConf(p Params) ([]ConfFile, error) {
 	return out, nil
 }
 
+// profileTemplate is the shipped profile without its comments and what
+// includes it.
+var profileTemplate = sync.OnceValues(func() (*template.Template, error) {
+	text, err := confFiles.ReadFile("conf/" + profileConf)
+	if err != nil {
+		return nil, err
+	}
+	text = comments.ReplaceAll(text, nil)
+	i, j := bytes.Index(text, []byte("<profile ")), bytes.Index(text, []byte("</include>"))
+	if i < 0 || j < i {
+		return nil, fmt.Errorf("%s holds no profile: %w", profileConf, bulkhead.Invalid)
+	}
+	return template.New(profileConf).Funcs(template.FuncMap{"xml": xmlText}).Parse(string(text[i:j]))
+})
+
+const profileConf = "sip_profiles/internal.xml"
+
+// comments are XML comments with the line that they leave empty.
+var comments = regexp.MustCompile(`(?s)[ \t]*<!--.*?-->\n?`)
+
+// renderProfile returns the shipped profile at an address.
+func renderProfile(a netip.AddrPort) ([]byte, error) {
+	t, err := profileTemplate()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, confValues{SIPIP: a.Addr().String(), SIPPort: a.Port()})
+	return b.Bytes(), err
+}
+
 func xmlText(s string) string { return string(escape(nil, s)) }
 
 // confValues is what the templates see.
@@ -92,6 +125,7 @@ type confValues struct {
 	SIPIP, ESLIP     string
 	SIPPort, ESLPort uint16
 	SBCs, Bridges    []string // as CIDR
+	ESLACL           string
 	Fields           []string
 }
 
@@ -152,8 +186,9 @@ func (p Params) values() (confValues, error) {
 		}
 		v.Bridges = append(v.Bridges, cidr(a))
 	}
-	if len(v.Bridges) == 0 {
-		v.Bridges = []string{"127.0.0.0/8", "::1/128"}
+	v.ESLACL = "loopback.auto" // a list that FreeSWITCH makes itself
+	if len(v.Bridges) > 0 {
+		v.ESLACL = strings.Join(v.Bridges, ",")
 	}
 	return v, nil
 }
@@ -183,7 +218,9 @@ func requestFields() []string {
 		"Hunt-Destination-Number", "Hunt-Context", "Hunt-Transfer-Source", "Caller-Transfer-Source", "Unique-ID", "Call-Direction",
 		"variable_sip_call_id", "variable_sip_network_ip", "variable_sip_network_port",
 		"variable_sip_h_X-Bulkhead-Tenant", "variable_sip_h_X-Bulkhead-User", "variable_sip_h_X-Bulkhead-SBC", "variable_sip_h_X-Bulkhead-Revision",
-		"variable_" + varTenant, "variable_" + varSBC,
-		"action", "purpose", "domain", "user", "key", "sip_auth_realm", "sip_auth_method",
+		"variable_" + varTenant, "variable_" + varSBC, "variable_" + varDialled, "variable_" + varTime, "variable_" + varHandover, "variable_" + varContext,
+		"variable_current_application", "variable_sofia_profile_name", "variable_sip_req_host", "variable_sip_from_user", "Hunt-Caller-ID-Number",
+		"variable_sip_authorized", "variable_sip_auth_username", "variable_sip_auth_realm",
+		"action", "purpose", "domain", "user", "key", "group_name", "sip_auth_realm", "sip_auth_method",
 	}
 }

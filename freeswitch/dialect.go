@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/route"
@@ -23,23 +23,26 @@ var Malformed = route.Reject{Status: 503, Cause: 41, Reason: "malformed request"
 // came with the call except ids.
 type Summary struct {
 	Section  string // dialplan, directory, configuration, other
-	Outcome  string // user, trunk, announcement, voicemail, handover, reject, found, not found, malformed
+	Outcome  string // user, trunk, announcement, voicemail, handover, deferred, reject, found, not found, malformed
 	Tenant   bulkhead.TenantID
 	Pool     bulkhead.PoolID
 	Revision bulkhead.RevisionNumber
 	Status   int    // SIP status of a rejection
 	Reason   string // of a rejection, in words
 	Leg      string // Unique-ID of the leg, if it has the form of one
+	Urgent   bool   // FreeSWITCH asks one such question at a time: a REGISTER
 	Err      error  // why the request was refused; nil for an ordinary answer
 }
 
 // Answer appends the answer to a mod_xml_curl request of a node to dst. It is
-// pure and always appends a valid document: a dialplan request of any kind gets
-// a real answer, since "not found" would send the call to the switch's static
-// configuration; everything else that is not known gets the result "not found".
-// A nil snapshot knows no node.
-func Answer(x *route.Snapshot, node bulkhead.NodeID, body, dst []byte) ([]byte, Summary) {
+// pure and always appends a valid document: a dialplan request gets a real
+// answer, since "not found" would send the call to the switch's static
+// configuration, unless the node's operator wants just that for calls that are
+// no managed tenant's. Everything else that is not known gets the result "not
+// found". A nil snapshot knows no node.
+func Answer(x *route.Snapshot, node bulkhead.NodeID, now time.Time, body, dst []byte) ([]byte, Summary) {
 	req, err := ParseRequest(body)
+	req.At = now
 	switch {
 	case req.Section == SectionDialplan:
 		return answerDialplan(x, node, &req, err, dst)
@@ -48,39 +51,65 @@ func Answer(x *route.Snapshot, node bulkhead.NodeID, body, dst []byte) ([]byte, 
 	case req.Section == SectionDirectory:
 		return answerDirectory(x, node, &req, dst)
 	case req.Section == SectionConfiguration:
-		return RenderNotFound(dst), Summary{Section: SectionConfiguration, Outcome: "not found"}
+		return answerConfiguration(x, node, &req, dst)
 	}
 	return RenderNotFound(dst), Summary{Section: "other", Outcome: "not found"}
 }
 
 func answerDialplan(x *route.Snapshot, node bulkhead.NodeID, req *Request, err error, dst []byte) ([]byte, Summary) {
+	plan, sum := decide(x, node, req, err)
+	if sum.Outcome == Deferred {
+		return RenderNotFound(dst), sum
+	}
+	dst, reject := RenderDialplan(dst, req, node, plan)
+	if reject != nil {
+		sum.Outcome, sum.Status, sum.Reason = "reject", reject.Status, reject.Reason
+	}
+	return dst, sum
+}
+
+// Deferred is the outcome of a call that is left to what the node has of its own.
+const Deferred = "deferred"
+
+// decide makes the plan for a dialplan request. If the outcome is Deferred, the
+// node has to be told that the call is not ours.
+func decide(x *route.Snapshot, node bulkhead.NodeID, req *Request, err error) (route.Plan, Summary) {
 	var plan route.Plan
+	sum := Summary{Section: SectionDialplan}
+	if isUUID(req.Leg) {
+		sum.Leg = req.Leg
+	}
 	switch {
 	case err != nil:
 		plan.Actions = []route.Action{Malformed}
 	case x == nil || x.CellOf(node) == "":
 		plan.Actions = []route.Action{UnknownNode}
+	case req.Handover != "" && req.Context != req.Own:
+		// It was handed over to the operator's dialplan, which goes on by itself.
+		sum.Outcome = Deferred
+		sum.Tenant, sum.Revision = bulkhead.TenantID(clip(req.Tenant)), x.Revision()
+		return plan, sum
 	default:
+		first := *req
+		if req.asksAgain() {
+			first = req.original()
+		}
 		var c route.Call
-		if c, err = Call(x, node, req); err == nil {
+		if c, err = Call(x, node, &first); err == nil {
 			plan = route.Decide(x, c)
 		} else {
 			plan = route.Plan{SBC: c.SBC, Actions: []route.Action{refusal(c)}}
 		}
 		plan.Revision, plan.Cell = x.Revision(), x.CellOf(node)
+		if !plan.Managed && x.Node(node).Unmanaged == bulkhead.DeferUnmanaged {
+			sum.Outcome = Deferred
+		}
 	}
-	dst, reject := RenderDialplan(dst, req, node, plan)
-	sum := Summary{
-		Section: SectionDialplan, Outcome: outcome(plan), Err: err,
-		Tenant: plan.Tenant, Pool: plan.Pool, Revision: plan.Revision,
+	if sum.Outcome == "" {
+		sum.Outcome = outcome(plan)
 	}
-	if isUUID(req.Leg) {
-		sum.Leg = req.Leg
-	}
-	if reject != nil {
-		sum.Outcome, sum.Status, sum.Reason = "reject", reject.Status, reject.Reason
-	}
-	return dst, sum
+	sum.Err, sum.Tenant, sum.Pool, sum.Revision = err, plan.Tenant, plan.Pool, plan.Revision
+	return plan, sum
 }
 
 func outcome(p route.Plan) string {
@@ -111,8 +140,12 @@ func refusal(c route.Call) route.Reject {
 // Call makes the question for route.Decide out of a dialplan request. The
 // X-Bulkhead headers count only if the INVITE came from the address of an SBC
 // of the node's own cell: the SBC strips them from whatever it receives, and
-// nobody else is believed. Everything else is bulkhead.Denied, with Call.SBC
-// set if it is only the tenant that is missing.
+// nobody else is believed.
+//
+// On a node that works without an SBC, or beside what it did before, other
+// INVITEs are asked about by the user that FreeSWITCH itself has authenticated
+// against our directory, or else by source and domain. Elsewhere they are
+// bulkhead.Denied, with Call.SBC set if it is only the tenant that is missing.
 //
 // A leg that the switch itself placed has no such headers. It asks when it is
 // transferred, and then belongs to the tenant that our own earlier answer
@@ -122,20 +155,39 @@ func refusal(c route.Call) route.Reject {
 // transfer, and a callee must not send his caller to a paid number.
 func Call(x *route.Snapshot, node bulkhead.NodeID, req *Request) (route.Call, error) {
 	cell := x.CellOf(node)
+	c := route.Call{Number: req.Destination, ID: req.SIPCallID, Time: req.At}
 	if req.Direction == "outbound" {
 		sbc := x.SBC(bulkhead.SBCID(req.SBC))
-		if sbc == nil || sbc.Cell != cell || req.Tenant == "" {
-			return route.Call{}, fmt.Errorf("an outbound leg without a tenant of ours asks for the dialplan: %w", bulkhead.Denied)
+		c.Tenant = bulkhead.TenantID(req.Tenant)
+		switch {
+		case req.Tenant == "":
+		case sbc != nil && sbc.Cell == cell:
+			c.SBC = sbc.ID
+			return c, nil
+		case req.SBC == "" && worksAlone(x, node, cell):
+			c.Node = node
+			return c, nil
 		}
-		return route.Call{SBC: sbc.ID, Tenant: bulkhead.TenantID(req.Tenant), Number: req.Destination}, nil
+		return route.Call{}, fmt.Errorf("an outbound leg without a tenant of ours asks for the dialplan: %w", bulkhead.Denied)
 	}
+	transferred := req.Transfer != "" || req.EarlierTransfer != ""
 	from := peer(req.NetworkIP, req.NetworkPort)
 	id, ok := x.SBCAt(from)
 	if !ok || x.SBC(id).Cell != cell {
-		return route.Call{}, fmt.Errorf("the INVITE came from %s, which is no SBC of cell %s: let the node take calls from its SBCs only: %w", from, cell, bulkhead.Denied)
+		if !worksAlone(x, node, cell) {
+			return route.Call{}, fmt.Errorf("the INVITE came from %s, which is no SBC of cell %s: let the node take calls from its SBCs only: %w", from, cell, bulkhead.Denied)
+		}
+		c.Node, c.Source, c.Domain, c.From = node, from.Addr(), req.Host, req.FromUser
+		if t := x.Tenant(bulkhead.TenantID(req.Tenant)); t != nil && req.Authorized == "true" && req.AuthRealm == t.Realm() {
+			c.Tenant = t.ID
+			if !transferred {
+				c.User = req.AuthUser
+			}
+		}
+		return c, nil
 	}
-	c := route.Call{SBC: id, Tenant: bulkhead.TenantID(req.HeaderTenant), Number: req.Destination}
-	if req.Transfer == "" && req.EarlierTransfer == "" {
+	c.SBC, c.Tenant, c.From = id, bulkhead.TenantID(req.HeaderTenant), req.CallerID
+	if !transferred {
 		c.User = req.HeaderUser
 	}
 	if !isID(req.HeaderTenant) {
@@ -144,55 +196,10 @@ func Call(x *route.Snapshot, node bulkhead.NodeID, req *Request) (route.Call, er
 	return c, nil
 }
 
-// answerDirectory answers look-ups of users and domains. A user is known on the
-// nodes of his tenant's cell only. Users come with their HA1 (a1-hash), never
-// with a password, so that digest authentication works under the tenant's
-// realm, its primary domain.
-func answerDirectory(x *route.Snapshot, node bulkhead.NodeID, req *Request, dst []byte) ([]byte, Summary) {
-	sum := Summary{Section: SectionDirectory, Outcome: "not found"}
-	if x == nil {
-		return RenderNotFound(dst), sum
-	}
-	sum.Revision = x.Revision()
-	cell := x.CellOf(node)
-	t := x.TenantByDomain(req.KeyValue)
-	// The tag's domain and the field's are one in whatever a FreeSWITCH sends;
-	// they differ if the caller's text broke out of the tag (see fixedFields).
-	if cell == "" || t == nil || t.Cell != cell || req.TagName != "domain" || req.KeyName != "name" ||
-		(req.Domain != "" && req.Domain != req.KeyValue) || !isHost(req.KeyValue) {
-		return RenderNotFound(dst), sum
-	}
-	sum.Tenant = t.ID
-	if req.User == "" {
-		if req.Action == "" && (req.Purpose == "" || req.Purpose == "network-list") || req.Action == "group_call" {
-			sum.Outcome = "found"
-			return renderDomain(dst, req.KeyValue), sum
-		}
-		return RenderNotFound(dst), sum
-	}
-	u := x.User(t.ID, req.User)
-	if u == nil || (req.Key != "" && req.Key != "id") || !isToken(u.Extension) || !isHex(u.HA1) {
-		return RenderNotFound(dst), sum
-	}
-	sum.Outcome = "found"
-	return renderUser(dst, directoryUser{
-		domain: req.KeyValue, realm: t.Realm(), tenant: t.ID, user: u, sbc: sbcOf(x, cell),
-	}), sum
-}
-
-// sbcOf returns the ip:port of the cell's first SBC by id, or "". Users are
-// reached by way of it.
-func sbcOf(x *route.Snapshot, cell bulkhead.CellID) string {
-	var ids []string
-	for id, s := range x.SBCs() {
-		if s.Cell == cell {
-			ids = append(ids, string(id))
-		}
-	}
-	if len(ids) == 0 {
-		return ""
-	}
-	return x.SBC(bulkhead.SBCID(slices.Min(ids))).SIP
+// worksAlone reports whether a node takes calls that no SBC of ours sent: it
+// leaves to its own configuration what is not ours, or its cell has no SBC.
+func worksAlone(x *route.Snapshot, node bulkhead.NodeID, cell bulkhead.CellID) bool {
+	return x.Node(node).Unmanaged == bulkhead.DeferUnmanaged || sbcOf(x, cell) == ""
 }
 
 // The allow-lists. What SIP or a tenant brought in is rendered only if all of

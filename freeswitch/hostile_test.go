@@ -33,7 +33,7 @@ func TestHostileRequests(t *testing.T) {
 		"variable_sip_h_X-Bulkhead-Tenant", "variable_sip_h_X-Bulkhead-User", "variable_sip_h_X-Bulkhead-SBC", "variable_bulkhead_tenant", "Caller-Caller-ID-Name",
 	} {
 		for _, h := range variants() {
-			b, _ := Answer(x, "fs1", dialplanRequest(map[string]string{field: h}), nil)
+			b, _ := Answer(x, "fs1", testTime, dialplanRequest(map[string]string{field: h}), nil)
 			wellFormed(t, b)
 			parse(t, b)
 		}
@@ -45,7 +45,7 @@ func TestHostileRequests(t *testing.T) {
 			"hostname=vm&section=directory&tag_name=domain&key_name=name&key_value=tenant1.example&user=%s",
 			"hostname=vm&section=%s&tag_name=domain",
 		} {
-			b, _ := Answer(x, "fs1", fmt.Appendf(nil, body, h), nil)
+			b, _ := Answer(x, "fs1", testTime, fmt.Appendf(nil, body, h), nil)
 			wellFormed(t, b)
 		}
 	}
@@ -89,7 +89,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte("hostname=vm&section=directory&tag_name=domain&key_name=name&key_value=tenant1.example&user=1001&domain=tenant1.example"))
 	x := snapshot(f, "10.0.1.9:5060")
 	f.Fuzz(func(t *testing.T, body []byte) {
-		b, sum := Answer(x, "fs1", body, nil)
+		b, sum := Answer(x, "fs1", testTime, body, nil)
 		wellFormed(t, b)
 		if sum.Section == SectionDialplan {
 			parse(t, b)
@@ -126,6 +126,6 @@ func BenchmarkAnswer(b *testing.B) {
 	var dst []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		dst, _ = Answer(x, "fs1", body, dst[:0])
+		dst, _ = Answer(x, "fs1", testTime, body, dst[:0])
 	}
 }

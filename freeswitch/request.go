@@ -3,6 +3,7 @@ package freeswitch
 import (
 	"bytes"
 	"fmt"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
 )
@@ -48,9 +49,23 @@ type Request struct {
 	HeaderSBC      string // variable_sip_h_X-Bulkhead-SBC
 	HeaderRevision string // variable_sip_h_X-Bulkhead-Revision
 
-	// What our own earlier answer exported to this channel.
-	Tenant string // variable_bulkhead_tenant
-	SBC    string // variable_bulkhead_sbc
+	// What our own earlier answer exported to this channel, or set.
+	Tenant   string // variable_bulkhead_tenant
+	SBC      string // variable_bulkhead_sbc
+	Dialled  string // variable_bulkhead_dialled
+	Time     string // variable_bulkhead_time
+	Handover string // variable_bulkhead_handover
+	Own      string // variable_bulkhead_context: the context before the handover
+
+	// Whom the node itself knows, where there is no SBC.
+	Application string // variable_current_application
+	Profile     string // variable_sofia_profile_name
+	Host        string // variable_sip_req_host
+	FromUser    string // variable_sip_from_user
+	CallerID    string // Hunt-Caller-ID-Number: from P-Asserted-Identity, if there is one
+	Authorized  string // variable_sip_authorized: true after digest authentication
+	AuthUser    string // variable_sip_auth_username
+	AuthRealm   string // variable_sip_auth_realm
 
 	// A directory request.
 	Action  string // sip_auth, user_call, group_call
@@ -60,6 +75,9 @@ type Request struct {
 	Key     string // the attribute that User is looked up by
 	Realm   string // sip_auth_realm
 	Method  string // sip_auth_method
+	Group   string // group_name of a group_call, group of an older one
+
+	At time.Time // when it came, or when the plan was made that it goes on with; not a field
 }
 
 // slot returns where a field's value belongs, or nil.
@@ -100,6 +118,10 @@ func (r *Request) slot(name []byte) *string {
 		return &r.User
 	case "key":
 		return &r.Key
+	case "group_name":
+		return &r.Group
+	case "Hunt-Caller-ID-Number":
+		return &r.CallerID
 	case "sip_auth_realm":
 		return &r.Realm
 	case "sip_auth_method":
@@ -128,6 +150,28 @@ func (r *Request) variable(name []byte) *string {
 		return &r.Tenant
 	case varSBC:
 		return &r.SBC
+	case varDialled:
+		return &r.Dialled
+	case varTime:
+		return &r.Time
+	case varHandover:
+		return &r.Handover
+	case varContext:
+		return &r.Own
+	case "current_application":
+		return &r.Application
+	case "sofia_profile_name":
+		return &r.Profile
+	case "sip_req_host":
+		return &r.Host
+	case "sip_from_user":
+		return &r.FromUser
+	case "sip_authorized":
+		return &r.Authorized
+	case "sip_auth_username":
+		return &r.AuthUser
+	case "sip_auth_realm":
+		return &r.AuthRealm
 	}
 	return nil
 }
@@ -180,7 +224,7 @@ func ParseRequest(body []byte) (Request, error) {
 
 // fieldSet is the set of fields that were seen.
 type fieldSet struct {
-	slots [32]*string
+	slots [64]*string
 	n     int
 }
 

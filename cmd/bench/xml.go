@@ -124,7 +124,7 @@ func dialplanBodies(tenants int) ([][]byte, error) {
 func checkAnswers(x *route.Snapshot, bodies [][]byte) (int, error) {
 	sizes := make([]float64, 0, len(bodies))
 	for i, b := range bodies {
-		answer, sum := freeswitch.Answer(x, benchNode, b, nil)
+		answer, sum := freeswitch.Answer(x, benchNode, time.Now(), b, nil)
 		if sum.Outcome != "user" || !bytes.Contains(answer, []byte(tenantDomain(i))) {
 			return 0, fmt.Errorf("request %d was answered %+v", i, sum)
 		}
@@ -143,7 +143,7 @@ func startConfigsvc(ctx context.Context, live *route.Live) (string, error) {
 	s, err := configsvc.New(cfg, live, []configsvc.Dialect{{
 		Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8",
 		Answer: func(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
-			answer, sum := freeswitch.Answer(x, q.Node, q.Body, dst)
+			answer, sum := freeswitch.Answer(x, q.Node, time.Now(), q.Body, dst)
 			return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant}
 		},
 	}}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())

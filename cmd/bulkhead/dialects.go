@@ -24,8 +24,8 @@ func dialects() []configsvc.Dialect {
 
 // freeswitchXML answers mod_xml_curl.
 func freeswitchXML(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
-	answer, sum := freeswitch.Answer(x, q.Node, q.Body, dst)
-	return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant}
+	answer, sum := freeswitch.Answer(x, q.Node, time.Now(), q.Body, dst)
+	return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant, Urgent: sum.Urgent}
 }
 
 // asteriskRealtime answers res_config_curl. Several of Asterisk's threads wait
