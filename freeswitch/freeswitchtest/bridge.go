@@ -312,7 +312,8 @@ func (at *attempt) end(why cause, disposition string, tail func()) {
 
 // bridgeFailed does to the A leg what a failed bridge does (capture
 // esl/json-bridge-busy.txt): it is hung up with the cause unless
-// continue_on_fail is true.
+// continue_on_fail is true or lists it, by name or number (source:
+// switch_channel.c, switch_channel_handle_cause).
 func (c *call) bridgeFailed(b *leg, why cause) {
 	v := &c.a.vars
 	v.set("originate_disposition", string(why))
@@ -321,8 +322,12 @@ func (c *call) bridgeFailed(b *leg, why cause) {
 		v.set("originate_causes", b.uuid+";"+string(why))
 	}
 	v.set("originate_failed_cause", string(why))
-	if cont, ok := v.get("continue_on_fail"); ok && cont == "true" {
-		return
+	if list, ok := v.get("continue_on_fail"); ok {
+		for _, on := range strings.Split(list, ",") {
+			if on == "true" || strings.EqualFold(on, string(why)) || on == strconv.Itoa(why.q850()) {
+				return
+			}
+		}
 	}
 	c.hangup(why)
 }

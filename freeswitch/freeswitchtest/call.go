@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/emiago/sipgo/sip"
@@ -22,6 +23,7 @@ type call struct {
 	a   *leg
 	ad  *siptest.Dialog // once A is answered
 
+	stack       int    // extensions executed in one another
 	code        int    // status to refuse A with; 0: by the cause
 	reason      string // its phrase
 	disposition string // sip_hangup_disposition of A
@@ -44,13 +46,13 @@ func (c *call) run(ctx context.Context) {
 		return
 	}
 	a.created()
-	actions := c.route(ctx)
+	actions := c.route(ctx, &a.prof)
 	switch {
 	case c.gone():
 	case len(actions) == 0:
 		c.hangup(causeNoRoute) // capture failures/xml_curl-answers.txt number 4040
 	default:
-		c.execute(actions)
+		c.execute(ctx, actions)
 	}
 	c.hangup(causeNormal) // the dialplan is at its end
 	c.finish()
@@ -59,9 +61,9 @@ func (c *call) run(ctx context.Context) {
 // route asks for the dialplan and finds the call's actions in it. A CANCEL
 // does not end the request (fact 14, capture
 // failures/cancel-while-http-request-runs.txt).
-func (c *call) route(ctx context.Context) []action {
+func (c *call) route(ctx context.Context, prof *profile) []action {
 	a := c.a
-	form := encodeForm(a.dialplanForm())
+	form := encodeForm(a.dialplanForm(prof))
 	doc := c.n.fetchDialplan(ctx, form)
 	if doc == nil {
 		var err error
@@ -70,30 +72,59 @@ func (c *call) route(ctx context.Context) []action {
 			return nil
 		}
 	}
-	h := hunt{context: a.prof.context, value: a.value, inline: func(act action) { c.app(act) }}
+	value := func(name string) string {
+		if name == "destination_number" {
+			return prof.dest
+		}
+		return a.value(name)
+	}
+	h := hunt{context: prof.context, value: value, inline: func(act action) { c.app(ctx, act) }}
 	actions := h.find(doc)
 	if h.match != nil {
 		a.vars.setArray("DP_MATCH", h.match)
 	}
 	a.vars.set("call_uuid", a.callUUID)
 	a.state = "CS_EXECUTE"
-	if len(actions) == 0 {
+	if len(actions) == 0 && !prof.copied {
 		a.state = "CS_ROUTING"
 	}
 	return actions
 }
 
-func (c *call) execute(actions []action) {
+func (c *call) execute(ctx context.Context, actions []action) {
 	for _, act := range actions {
 		if c.gone() {
 			return
 		}
-		c.app(act)
+		c.app(ctx, act)
 	}
 }
 
+// maxStack is how deep extensions may be executed in one another (source:
+// SWITCH_MAX_STACKS, 32).
+const maxStack = 32
+
+// executeExtension asks for the dialplan once more and runs what it says in
+// place. The Caller-* fields stay as they were, the Hunt-* fields have the new
+// destination and context (capture xml_curl/dialplan-transfer-3-execute_extension.txt).
+func (c *call) executeExtension(ctx context.Context, data string) {
+	part := strings.Fields(data)
+	if len(part) == 0 || c.stack >= maxStack {
+		c.log.Error("execute_extension: no extension, or too many in one another", "data", clip(data, 80))
+		return
+	}
+	prof := c.a.prof
+	prof.dest, prof.copied = part[0], true
+	if len(part) > 2 {
+		prof.context = part[2]
+	}
+	c.stack++
+	c.execute(ctx, c.route(ctx, &prof))
+	c.stack--
+}
+
 // app runs one application (captures: xml_curl/dialplan-*.txt).
-func (c *call) app(act action) {
+func (c *call) app(ctx context.Context, act action) {
 	a := c.a
 	data := expand(act.data, a.value)
 	a.app, a.data = act.app, data
@@ -130,6 +161,8 @@ func (c *call) app(act action) {
 		c.pause(forever)
 	case "bridge":
 		c.bridge(data)
+	case "execute_extension":
+		c.executeExtension(ctx, data)
 	case "hangup":
 		why := cause(data)
 		if why == "" {

@@ -10,8 +10,9 @@ import (
 const fixedFields = 5
 
 // dialplanForm is what mod_xml_curl sends for a call, field by field in the
-// order of capture xml_curl/dialplan-bridge.fields.txt.
-func (l *leg) dialplanForm() fields {
+// order of capture xml_curl/dialplan-bridge.fields.txt. hunt is what is looked
+// for: the call's own profile, or that of an execute_extension.
+func (l *leg) dialplanForm(hunt *profile) fields {
 	l.state, l.callState = "CS_ROUTING", "RINGING"
 	l.vars.set("call_uuid", l.callUUID)
 	n := l.n
@@ -24,7 +25,7 @@ func (l *leg) dialplanForm() fields {
 	f = append(f, n.hub.head("REQUEST_PARAMS", time.Now(), place{"mod_dialplan_xml.c", "dialplan_xml_locate", "619"}, n.hub.number(), 0)...)
 	l.channelFields(&f, "2")
 	l.variableFields(&f)
-	l.prof.appendTo(&f, "Hunt-")
+	hunt.appendTo(&f, "Hunt-")
 	if keep := n.cfg.XMLPostVars; len(keep) > 0 {
 		// Capture xml_curl/dialplan-enable-post-var.txt (fact 7).
 		rest := slices.DeleteFunc(f[fixedFields:], func(x field) bool { return !slices.Contains(keep, x.name) })

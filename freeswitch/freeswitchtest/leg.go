@@ -17,6 +17,7 @@ type profile struct {
 	addr, ani, dest, context string
 	uuid, channel            string
 	t                        times
+	copied                   bool // of an execute_extension: without Profile-Index
 }
 
 // times are a channel's, in microseconds since the epoch; 0: did not happen.
@@ -47,7 +48,7 @@ func (p *profile) appendTo(f *fields, prefix string) {
 	add("Source", "mod_sofia")
 	add("Context", p.context)
 	add("Channel-Name", p.channel)
-	if prefix != "Other-Leg-" {
+	if prefix != "Other-Leg-" && !p.copied {
 		add("Profile-Index", "1")
 	}
 	at("Profile-Created-Time", p.t.created)
