@@ -22,10 +22,15 @@ type world struct {
 
 func newWorld(t testing.TB, p kamailio.Params) *world {
 	t.Helper()
+	return newWorldAt(t, p, func(p kamailio.Params) *kamailiotest.Daemon { return kamailiotest.Start(t, p) })
+}
+
+func newWorldAt(t testing.TB, p kamailio.Params, start func(kamailio.Params) *kamailiotest.Daemon) *world {
+	t.Helper()
 	if p.NodeTimeout == 0 {
 		p.NodeTimeout = 300 * time.Millisecond
 	}
-	w := &world{Daemon: kamailiotest.Start(t, p), t: t, nodes: map[bulkhead.NodeID]*node{}}
+	w := &world{Daemon: start(p), t: t, nodes: map[bulkhead.NodeID]*node{}}
 	c := bulkhead.Change{
 		Cells: []bulkhead.Cell{{ID: "c1", MaxTenants: 20000}},
 		Pools: []bulkhead.Pool{

@@ -43,6 +43,9 @@ func Binary() (string, error) {
 // Options are how a Kamailio is run.
 type Options struct {
 	Output io.Writer // what Kamailio prints, its log among it; nil: nowhere
+	// Foreign says that kamailio.cfg is not the shipped one, which counts when it
+	// is ready: it is as soon as it answers.
+	Foreign bool
 	// SharedMB holds tables, contacts and transactions; Memory computes it. 0: 256.
 	SharedMB int
 	// PrivateMB is each process's own, taken only when used; Memory computes what
@@ -99,7 +102,7 @@ func Start(ctx context.Context, dir string, o Options, log *slog.Logger) (*Proce
 	if err := p.run(cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("start kamailio in %s: %w", dir, err), client.Close())
 	}
-	err = p.ready(ctx, client)
+	err = p.ready(ctx, client, o.Foreign)
 	err = errors.Join(err, client.Close())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start kamailio in %s: %w", dir, err), p.Stop(context.WithoutCancel(ctx)))
@@ -146,12 +149,18 @@ func (p *Process) fork(cmd *exec.Cmd) error {
 	return <-started
 }
 
-func (p *Process) ready(ctx context.Context, client *Client) error {
+func (p *Process) ready(ctx context.Context, client *Client, foreign bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		n, err := client.Counters(ctx)
-		if err == nil && n["ready"] > 0 {
+		var n map[string]int64
+		var err error
+		if foreign {
+			_, err = client.Version(ctx)
+		} else {
+			n, err = client.Counters(ctx)
+		}
+		if err == nil && (foreign || n["ready"] > 0) {
 			return nil
 		}
 		select {

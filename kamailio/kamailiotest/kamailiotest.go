@@ -17,6 +17,10 @@ import (
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 )
 
+// Conf makes the kamailio.cfg of an operator who attached Bulkhead: with the
+// files in dir and lines added as kamailio.Params.Lines says.
+type Conf func(p kamailio.Params, dir string) string
+
 // Daemon is a running Kamailio.
 type Daemon struct {
 	Client *kamailio.Client
@@ -27,6 +31,7 @@ type Daemon struct {
 	t       testing.TB
 	log     logBuffer
 	process *kamailio.Process
+	conf    Conf
 }
 
 // Start starts Kamailio in a folder of its own and ends it with the test. SBC
@@ -34,6 +39,18 @@ type Daemon struct {
 // daemon's log is attached to a test that failed. Without Kamailio on the
 // machine the test is skipped, or fails if BULKHEAD_REQUIRE_REAL is 1.
 func Start(t testing.TB, p kamailio.Params) *Daemon {
+	t.Helper()
+	return start(t, p, nil)
+}
+
+// Attach is Start with somebody else's kamailio.cfg. Listen is where it must listen.
+func Attach(t testing.TB, p kamailio.Params, conf Conf) *Daemon {
+	t.Helper()
+	p.Attach = true
+	return start(t, p, conf)
+}
+
+func start(t testing.TB, p kamailio.Params, conf Conf) *Daemon {
 	t.Helper()
 	if _, err := kamailio.Binary(); err != nil {
 		if os.Getenv("BULKHEAD_REQUIRE_REAL") == "1" {
@@ -53,7 +70,7 @@ func Start(t testing.TB, p kamailio.Params) *Daemon {
 	if err != nil {
 		t.Fatalf("folder for kamailio: %v", err)
 	}
-	d := &Daemon{Dir: dir, t: t}
+	d := &Daemon{Dir: dir, t: t, conf: conf}
 	t.Cleanup(d.cleanup)
 	// A free port may be taken by somebody else before Kamailio binds it.
 	for try := 0; ; try++ {
@@ -63,6 +80,11 @@ func Start(t testing.TB, p kamailio.Params) *Daemon {
 		d.Params = p
 		if err = p.Write(dir); err != nil {
 			t.Fatalf("files of kamailio: %v", err)
+		}
+		if conf != nil {
+			if err = os.WriteFile(filepath.Join(dir, kamailio.ConfFile), []byte(conf(p, dir)), 0o600); err != nil {
+				t.Fatalf("files of kamailio: %v", err)
+			}
 		}
 		if err = d.start(); err == nil {
 			break
@@ -81,7 +103,7 @@ func Start(t testing.TB, p kamailio.Params) *Daemon {
 func (d *Daemon) start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	p, err := kamailio.Start(ctx, d.Dir, kamailio.Options{Output: &d.log, SharedMB: 128, PrivateMB: 64}, nil)
+	p, err := kamailio.Start(ctx, d.Dir, kamailio.Options{Output: &d.log, SharedMB: 128, PrivateMB: 64, Foreign: d.conf != nil}, nil)
 	if err != nil {
 		return err
 	}

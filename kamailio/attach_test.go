@@ -1,0 +1,204 @@
+package kamailio_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/internal/testenv"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
+	"github.com/bulkhead-voip/bulkhead/kamailio/kamailiotest"
+)
+
+// added parts what an operator has to add into its three pieces. He leaves out
+// the modules that his kamailio.cfg loads already.
+func added(t testing.TB, lines, conf string) (pieces [3]string) {
+	t.Helper()
+	parts := regexp.MustCompile(`(?m)^# [123]\. .*$`).Split(lines, -1)
+	if len(parts) != 4 {
+		t.Fatalf("the lines to add have %d parts:\n%s", len(parts), lines)
+	}
+	for i := range pieces {
+		for line := range strings.Lines(parts[i+1]) {
+			if strings.HasPrefix(line, "loadmodule") && strings.Contains(conf, "\n"+line) {
+				continue
+			}
+			pieces[i] += line
+		}
+	}
+	return pieces
+}
+
+// debianConf is the kamailio.cfg of Debian's package with the features on that
+// need no other daemon.
+func debianConf(t testing.TB, attach bool) kamailiotest.Conf {
+	const path = "/etc/kamailio/kamailio.cfg"
+	b, err := os.ReadFile(path)
+	if err != nil {
+		if testenv.RequireReal() {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	return func(p kamailio.Params, dir string) string {
+		conf := "#!KAMAILIO\n#!define WITH_ANTIFLOOD\n#!define WITH_NAT\n#!define WITH_BLOCK3XX\n#!define WITH_BLOCK401407\n#!define WITH_JSONRPC\n" +
+			"listen=udp:" + p.Listen + "\nlisten=tcp:" + p.Listen + "\n" + string(b)
+		conf = strings.Replace(conf, "log_stderror=no", "log_stderror=yes", 1)
+		conf = strings.Replace(conf, "debug=DBGLEVEL", "debug=-1", 1)
+		if !attach {
+			return insert(t, conf, "# ----- jsonrpcs params -----", fmt.Sprintf("modparam(\"jsonrpcs\", \"dgram_socket\", \"%s\")\n", filepath.Join(dir, kamailio.SocketFile)))
+		}
+		parts := added(t, p.Lines(dir), conf)
+		conf = insert(t, conf, "# ----- jsonrpcs params -----", parts[0])
+		conf = insert(t, conf, "# per request initial checks\n\troute(REQINIT);", parts[1])
+		conf = insert(t, conf, "### only initial requests (no To tag)", parts[2])
+		return insert(t, conf, "reply_route {", parts[1])
+	}
+}
+
+// insert puts text behind the only place that says at.
+func insert(t testing.TB, conf, at, text string) string {
+	t.Helper()
+	if n := strings.Count(conf, at); n != 1 {
+		t.Fatalf("%q stands in the configuration %d times", at, n)
+	}
+	return strings.Replace(conf, at, at+"\n"+text+"\n", 1)
+}
+
+// handwrittenConf is a small one. gateway is where it sends its own calls.
+func handwrittenConf(t testing.TB, attach bool, gateway string) kamailiotest.Conf {
+	b, err := os.ReadFile("testdata/hosts/handwritten.cfg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(p kamailio.Params, dir string) string {
+		conf := strings.NewReplacer("HOST_LISTEN", p.Listen, "HOST_GATEWAY", gateway).Replace(string(b))
+		parts := [3]string{fmt.Sprintf("modparam(\"jsonrpcs\", \"dgram_socket\", \"%s\")\n", filepath.Join(dir, kamailio.SocketFile))}
+		if attach {
+			parts = added(t, p.Lines(dir), conf)
+		}
+		for i, text := range parts {
+			conf = strings.ReplaceAll(conf, fmt.Sprintf("# BULKHEAD %d\n", i+1), text)
+		}
+		return conf
+	}
+}
+
+// shape is a message without what is new in each.
+func shape(m, listen string) string {
+	m = regexp.MustCompile(`branch=[^;\r]*|tag=[^;>\r]*|rport=\d+|127\.0\.0\.1:\d+|127\.\d+\.\d+\.\d+:\d+`).ReplaceAllString(strings.ReplaceAll(m, listen, "HOST"), "*")
+	return regexp.MustCompile(`(?m)^(Call-ID|Content-Length|Warning|Server):.*\r\n`).ReplaceAllString(m, "")
+}
+
+func TestAttached(t *testing.T) {
+	gateway := newNode(t, "486 Busy Here")
+	for _, host := range []struct {
+		name     string
+		conf     func(attach bool) kamailiotest.Conf
+		register bool   // it is a registrar
+		own      string // a call of its own
+	}{
+		{"debian", func(attach bool) kamailiotest.Conf { return debianConf(t, attach) }, true, "sip:bob@127.0.0.1"},
+		{"handwritten", func(attach bool) kamailiotest.Conf { return handwrittenConf(t, attach, gateway.addr) }, false, "sip:bob@host.example"},
+	} {
+		t.Run(host.name, func(t *testing.T) {
+			before := kamailiotest.Attach(t, kamailio.Params{}, host.conf(false))
+			w := newWorldAt(t, kamailio.Params{}, func(p kamailio.Params) *kamailiotest.Daemon { return kamailiotest.Attach(t, p, host.conf(true)) })
+			old := tenant("old", "standard", "493099", "127.2.0.0/16")
+			old.Managed = new(bool)
+			old.Domains = append(old.Domains, "host.example", "pbx.example")
+			w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16"), old}})
+			w.wantInStep("attached")
+			attachedTenant(t, w)
+			w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("later", "standard", "493011", "127.3.0.0/16")}})
+			want(t, "a new tenant", w.ask("127.3.1.1", call{ruri: "sip:1@later.example"}), 486)
+
+			// Everything else is as before.
+			for _, d := range []*kamailiotest.Daemon{before, w.Daemon} {
+				own := gateway
+				if host.register {
+					phone := newNode(t, "486 Busy Here")
+					phone.sbc = d.Addr
+					m := phone.request(&call{method: "REGISTER", ruri: "sip:127.0.0.1:" + port(d), from: "sip:bob@127.0.0.1", to: "sip:bob@127.0.0.1"})
+					phone.send(m)
+					want(t, "register", wait(t, "200", phone.other), 200)
+					own = phone
+				}
+				for len(own.heard) > 0 {
+					<-own.heard
+				}
+				s := newSocket(t, "127.2.1.1", d.Addr)
+				ruri := host.own
+				if host.register {
+					ruri += ":" + port(d)
+				}
+				same(t, d == before, "the answer to a call of its own", shape(s.ask(&call{ruri: ruri, extra: "X-Other: 1\r\n"}), d.Addr.String()))
+				same(t, d == before, "a call of its own", shape(wait(t, "its own call", own.heard), d.Addr.String()))
+				for _, r := range []string{"sip:493099@" + d.Addr.String(), "sip:nobody@" + d.Addr.String(), "sip:1@pbx.example", "sip:" + d.Addr.String()} {
+					m := s.ask(&call{ruri: r})
+					same(t, d == before, r, shape(m, d.Addr.String()))
+				}
+			}
+		})
+	}
+}
+
+func port(d *kamailiotest.Daemon) string { return fmt.Sprint(d.Addr.Port()) }
+
+var firstSaid = map[string]string{}
+
+// same compares what the attached host says with what it said before.
+func same(t *testing.T, before bool, what, said string) {
+	t.Helper()
+	key := t.Name() + regexp.MustCompile(`127\.0\.0\.1:\d+`).ReplaceAllString(what, "HOST")
+	if before {
+		firstSaid[key] = said
+		return
+	}
+	if d := cmp.Diff(firstSaid[key], said); d != "" {
+		t.Errorf("%s (-before +attached):\n%s", what, d)
+	}
+}
+
+// attachedTenant runs a managed tenant's calls through an attached host.
+func attachedTenant(t *testing.T, w *world) {
+	t.Helper()
+	c := call{ruri: "sip:1001@acme.example", callID: "attached-1", extra: "X-Bulkhead-Tenant: beta\r\nx-bulkhead-user: 1\r\n"}
+	want(t, "a managed tenant", w.ask("127.1.2.3", c), 486)
+	id, invite := w.heardBy(c.callID)
+	if strings.Join(headers(invite, "X-Bulkhead-Tenant"), ",") != "acme" || header(invite, "X-Bulkhead-SBC") != "sbc1" || header(invite, "X-Bulkhead-User") != "" {
+		t.Errorf("node %q got\n%s", id, invite)
+	}
+	want(t, "its number from nowhere", w.ask("127.1.2.4", call{ruri: "sip:493099@acme.example"}), 486)
+	want(t, "its number from another network", w.ask("127.9.2.3", call{ruri: "sip:493010@" + w.Addr.String()}), 403)
+	// Failover, and an answered call.
+	first, second := w.nodes["n1"], w.nodes["n2"]
+	if id == "n2" {
+		first, second = second, first
+	}
+	for i, answer := range []string{"503 Full", ""} {
+		first.set(answer)
+		c = call{ruri: "sip:1001@acme.example", callID: fmt.Sprintf("attached-failover-%d", i)}
+		want(t, "failover", w.ask("127.1.2.5", c), 486)
+		if second.call(c.callID) == "" {
+			t.Errorf("the second node was not asked after %q", answer)
+		}
+	}
+	for _, n := range w.nodes {
+		n.set("200 OK")
+		n.mu.Lock()
+		n.extra = "X-Bulkhead-Secret: 1\r\n"
+		n.mu.Unlock()
+	}
+	s := newSocket(t, "127.1.3.1", w.Addr)
+	answeredCall(t, w, s, call{ruri: "sip:1001@acme.example", callID: "attached-answered-1"})
+	for _, n := range w.nodes {
+		n.set("486 Busy Here")
+	}
+}
