@@ -40,17 +40,24 @@ type Daemon struct {
 // machine the test is skipped, or fails if BULKHEAD_REQUIRE_REAL is 1.
 func Start(t testing.TB, p kamailio.Params) *Daemon {
 	t.Helper()
-	return start(t, p, nil)
+	return start(t, p, nil, nil)
+}
+
+// Edited is Start with the shipped files as edit returns them, to see that a
+// test fails without a part of them.
+func Edited(t testing.TB, p kamailio.Params, edit func(name, text string) string) *Daemon {
+	t.Helper()
+	return start(t, p, nil, edit)
 }
 
 // Attach is Start with somebody else's kamailio.cfg. Listen is where it must listen.
 func Attach(t testing.TB, p kamailio.Params, conf Conf) *Daemon {
 	t.Helper()
 	p.Attach = true
-	return start(t, p, conf)
+	return start(t, p, conf, nil)
 }
 
-func start(t testing.TB, p kamailio.Params, conf Conf) *Daemon {
+func start(t testing.TB, p kamailio.Params, conf Conf, edit func(name, text string) string) *Daemon {
 	t.Helper()
 	if _, err := kamailio.Binary(); err != nil {
 		if os.Getenv("BULKHEAD_REQUIRE_REAL") == "1" {
@@ -86,6 +93,11 @@ func start(t testing.TB, p kamailio.Params, conf Conf) *Daemon {
 				t.Fatalf("files of kamailio: %v", err)
 			}
 		}
+		if edit != nil {
+			if err = editFiles(dir, edit); err != nil {
+				t.Fatalf("files of kamailio: %v", err)
+			}
+		}
 		if err = d.start(); err == nil {
 			break
 		}
@@ -98,6 +110,20 @@ func start(t testing.TB, p kamailio.Params, conf Conf) *Daemon {
 		t.Fatalf("client of kamailio: %v", err)
 	}
 	return d
+}
+
+func editFiles(dir string, edit func(name, text string) string) error {
+	for _, name := range []string{kamailio.ConfFile, kamailio.IncludeFile} {
+		path := filepath.Join(dir, name)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(edit(name, string(b))), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *Daemon) start() error {

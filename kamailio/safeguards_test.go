@@ -1,0 +1,120 @@
+package kamailio_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
+	"github.com/bulkhead-voip/bulkhead/kamailio/kamailiotest"
+)
+
+// safeguard is a part of the shipped files without which something goes wrong.
+type safeguard struct {
+	name     string
+	old, new string                // what is taken out, and what stands there then
+	holds    func(w *world) string // what is wrong, "" if nothing is
+}
+
+// answered says what is wrong with the answer to a call.
+func answered(w *world, source string, c call, code int) string {
+	if got := status(w.ask(source, c)); got != code {
+		return fmt.Sprintf("got %d, want %d", got, code)
+	}
+	return ""
+}
+
+// nodeHears places a call and says what is wrong with a header at the node.
+func nodeHears(w *world, source string, c call, name, value string) string {
+	c.callID = fmt.Sprintf("safe-%016x", serial())
+	m := w.ask(source, c)
+	if _, invite := w.heardBy(c.callID); strings.Join(headers(invite, name), ",") != value || status(m) != 486 {
+		return fmt.Sprintf("the answer is %d, the node got %s %q, want %q", status(m), name, headers(invite, name), value)
+	}
+	return ""
+}
+
+var safeguards = []safeguard{
+	{"headers of ours are removed", `remove_hf_re("^X-Bulkhead-");`, "", func(w *world) string {
+		return nodeHears(w, "127.1.1.1", call{ruri: "sip:1@acme.example", extra: "X-Bulkhead-User: 1001\r\n"}, "X-Bulkhead-User", "")
+	}},
+	{"a route of the caller's is removed", `remove_hf("Route");`, "", func(w *world) string {
+		return nodeHears(w, "127.1.1.1", call{ruri: "sip:1@acme.example", extra: "Route: <sip:127.0.0.9:9;lr>\r\n"}, "Route", "")
+	}},
+	{"headers within a Request-URI", ` || $ru =~ "\?"`, "", func(w *world) string {
+		return answered(w, "127.1.1.1", call{ruri: "sip:1@acme.example?X-Bulkhead-User=1"}, 400)
+	}},
+	{"a number is called by its owner's networks only", `$vn(bulkhead_row) != $var(bulkhead_src)) {`, `1 == 2) {`, func(w *world) string {
+		return answered(w, "127.1.1.1", call{ruri: "sip:493020@" + w.Addr.String()}, 403)
+	}},
+	{"a domain is called by its owner's networks only", `if ($var(bulkhead_src) == $var(bulkhead_owner)) return`, `if (1 == 1) return`, func(w *world) string {
+		return answered(w, "127.1.1.1", call{ruri: "sip:1@beta.example"}, 403)
+	}},
+	{"a user is of the tenant that is called", "    if ($vn(bulkhead_row) != $var(bulkhead_owner)) route(UNLISTED_SOURCE);", "", func(w *world) string {
+		return answered(w, "127.9.1.1", call{ruri: "sip:1@beta.example", from: "sip:1001@acme.example"}, 403)
+	}},
+	{"who says to be a user must prove it", "    if ($vn(bulkhead_row) != $null) route(AUTHENTICATE);", "", func(w *world) string {
+		return answered(w, "127.1.1.1", call{ruri: "sip:004930@acme.example", from: "sip:1001@acme.example"}, 407)
+	}},
+	{"credentials are checked", "if (pv_auth_check(", "if (1 == 1 || pv_auth_check(", func(w *world) string {
+		return answered(w, "127.9.1.1", call{ruri: "sip:1@acme.example", from: "sip:1001@acme.example", auth: "wrong"}, 403)
+	}},
+	{"credentials are not passed on", "    consume_credentials();", "", func(w *world) string {
+		return nodeHears(w, "127.9.1.1", call{ruri: "sip:1@acme.example", from: "sip:1001@acme.example", auth: "pw-1001"}, "Proxy-Authorization", "")
+	}},
+	{"calls per second", "$var(bulkhead_limit) > 0 &&", "$var(bulkhead_limit) > 99999 &&", func(w *world) string {
+		codes := map[int]int{}
+		for range 40 {
+			codes[status(w.ask("127.3.1.1", call{ruri: "sip:1@limited.example"}))]++
+		}
+		if codes[480] == 0 {
+			return fmt.Sprintf("40 calls at once got %v", codes)
+		}
+		return ""
+	}},
+	{"a node that says 503 is not the end", `t_on_failure("BULKHEAD_FAILURE");`, "", func(w *world) string {
+		w.nodes["n1"].set("503 Full")
+		w.nodes["n2"].set("503 Full")
+		defer w.nodes["n1"].set("486 Busy Here")
+		defer w.nodes["n2"].set("486 Busy Here")
+		return answered(w, "127.1.1.1", call{ruri: "sip:1@acme.example"}, 486)
+	}},
+	{"what a phone calls itself is no tenant", `if ($vn(bulkhead_row) == $null || $vn(bulkhead_row) == "*") route(UNKNOWN_DOMAIN);`, "", func(w *world) string {
+		return answered(w, "127.9.1.1", call{method: "REGISTER", ruri: "sip:nobody.example", from: "sip:1@nobody.example", to: "sip:1@nobody.example"}, 404)
+	}},
+}
+
+// TestSafeguards takes each named part out of the shipped files and sees that
+// something goes wrong then, and not with all of them in place.
+func TestSafeguards(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts Kamailio a dozen times")
+	}
+	limited := tenant("limited", "standard", "493030", "127.3.0.0/16")
+	limited.Limits.CallsPerSecond = 1
+	tenants := bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16"), tenant("beta", "standard", "493020", "127.2.0.0/16"), limited}}
+	whole := newWorld(t, kamailio.Params{})
+	whole.apply(tenants)
+	for _, s := range safeguards {
+		t.Run(s.name, func(t *testing.T) {
+			if wrong := s.holds(whole); wrong != "" {
+				t.Fatalf("with the shipped files: %s", wrong)
+			}
+			n := 0
+			w := newWorldAt(t, kamailio.Params{}, func(p kamailio.Params) *kamailiotest.Daemon {
+				return kamailiotest.Edited(t, p, func(_, text string) string {
+					n += strings.Count(text, s.old)
+					return strings.ReplaceAll(text, s.old, s.new)
+				})
+			})
+			if n == 0 {
+				t.Fatalf("the shipped files do not have %q", s.old)
+			}
+			w.apply(tenants)
+			if wrong := s.holds(w); wrong == "" {
+				t.Errorf("nothing is wrong without %q", s.old)
+			}
+		})
+	}
+}
