@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +65,7 @@ func (c *testCell) yaml() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cells: [{id: c1}]\nsbcs: [{id: sbc1, cell: c1, sip: \"%s\"}]\n", c.sip)
 	b.WriteString("pools:\n  - {id: standard, cell: c1, profile: standard, placement: sticky}\n  - {id: dialers, cell: c1, profile: high_volume, placement: spread}\nnodes:\n")
-	for _, id := range []string{"fs1", "fs2", "fs3", "fs4"} {
+	for _, id := range slices.Sorted(maps.Keys(c.nodes)) {
 		n := c.nodes[id]
 		fmt.Fprintf(&b, "  - {id: %s, pool: %s, sip: \"%s\", esl: \"%s\"}\n", id, n.pool, n.sip, n.esl)
 	}

@@ -127,7 +127,9 @@ func asNode(t *testing.T, url, node, password string) bool {
 	return strings.Contains(string(text), "a1-hash")
 }
 
-func (r *running) readyz(t *testing.T) (status int, said struct {
+// readiness is what /readyz says.
+type readiness struct {
+	status   int
 	Ready    bool
 	Registry struct {
 		Source     registry.Source
@@ -136,18 +138,32 @@ func (r *running) readyz(t *testing.T) (status int, said struct {
 		AgeSeconds float64 `json:"age_seconds"`
 		Error      string
 	}
-},
-) {
+}
+
+func readyAt(t *testing.T, admin string) (said readiness, err error) {
 	t.Helper()
-	resp, err := http.Get("http://" + r.addr.String() + "/readyz")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
+	if err != nil {
+		return said, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return said, err
+	}
+	defer resp.Body.Close()
+	said.status = resp.StatusCode
+	return said, json.NewDecoder(resp.Body).Decode(&said)
+}
+
+func (r *running) readyz(t *testing.T) readiness {
+	t.Helper()
+	said, err := readyAt(t, r.addr.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(&said); err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, said
+	return said
 }
 
 func secretIn(t *testing.T, file string) string {
@@ -199,8 +215,8 @@ func TestAgent(t *testing.T) {
 		}
 		return "not yet"
 	})
-	if status, said := a.readyz(t); status != 200 || said.Registry.Source != registry.FromStore || !said.Registry.Following || said.Registry.AgeSeconds != 0 {
-		t.Errorf("%d %+v", status, said)
+	if said := a.readyz(t); said.status != 200 || said.Registry.Source != registry.FromStore || !said.Registry.Following || said.Registry.AgeSeconds != 0 {
+		t.Errorf("%+v", said)
 	}
 
 	// Everything else dies, and the agent restarts.
@@ -210,9 +226,9 @@ func TestAgent(t *testing.T) {
 	if !asNode(t, xml, "fs1", password) {
 		t.Error("the node gets no answer from disk")
 	}
-	status, said := a.readyz(t)
-	if status != 200 || !said.Ready || said.Registry.Source != registry.FromDisk || said.Registry.Revision != before+1 || said.Registry.AgeSeconds <= 0 || said.Registry.Error == "" {
-		t.Errorf("%d %+v", status, said)
+	said := a.readyz(t)
+	if said.status != 200 || !said.Ready || said.Registry.Source != registry.FromDisk || said.Registry.Revision != before+1 || said.Registry.AgeSeconds <= 0 || said.Registry.Error == "" {
+		t.Errorf("%+v", said)
 	}
 	if n, err := testutil.GatherAndCount(a.reg, "bulkhead_registry_from_disk", "bulkhead_registry_age_seconds"); err != nil || n != 2 {
 		t.Errorf("%d metrics, %v", n, err)
@@ -225,7 +241,7 @@ func TestAgent(t *testing.T) {
 	a, xml = agentAt(t, own, feed, file)
 	defer a.stop(t)
 	eventually(t, 20*time.Second, "following", func() string {
-		if _, said := a.readyz(t); said.Registry.Following && asNode(t, xml, "fs1", password) {
+		if said := a.readyz(t); said.Registry.Following && asNode(t, xml, "fs1", password) {
 			return ""
 		}
 		return "not yet"

@@ -39,6 +39,8 @@ type cli struct {
 	Show        showCmd        `cmd:"" help:"Show what one revision changed."`
 	Diff        diffCmd        `cmd:"" help:"Show what leads from one revision to another."`
 	Rollback    rollbackCmd    `cmd:"" help:"Make the state of an old revision the newest one."`
+	Backup      backupCmd      `cmd:"" help:"Write the whole registry into a file, while it is in use."`
+	Restore     restoreCmd     `cmd:"" help:"Make the registry say what a backup says, as one revision."`
 	User        userCmd        `cmd:"" help:"Users of a tenant."`
 	Token       tokenCmd       `cmd:"" help:"Tokens of the admin API and the feed."`
 	Config      configCmd      `cmd:"" help:"Print a PBX's configuration, filled in for one node."`
