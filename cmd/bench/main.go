@@ -68,6 +68,7 @@ var all = []benchmark{
 	{"apply_one", applyOne},
 	{"cold_start", coldStart},
 	{"lookup_source", lookupSource},
+	{"feed_visible_p99", feedVisible},
 	{"esl_decode", eslDecode},
 	{"ack", ack},
 	{"invite_cpu_flat", inviteCPUFlat},

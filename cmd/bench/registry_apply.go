@@ -80,27 +80,27 @@ func follow(ctx context.Context, tenants int) (*followed, error) {
 		stop()
 		return nil, errors.Join(err, store.Close(), os.RemoveAll(dir))
 	}
-	f.live.Store(route.New(state))
+	_, indexed := f.live.Next()
 	go func() { f.done <- f.run(ctx) }()
-	return f, nil
+	select {
+	case <-indexed:
+		return f, nil
+	case err := <-f.done:
+		stop()
+		return nil, errors.Join(err, store.Close(), os.RemoveAll(dir))
+	}
 }
 
 // run follows the store as a service does.
 func (f *followed) run(ctx context.Context) error {
-	for {
-		x := f.live.Load()
-		revisions, err := f.store.Watch(ctx, x.Revision())
-		if ctx.Err() != nil {
-			return nil
+	return (&registry.Follower{Store: f.store, Apply: func(u registry.Update) error {
+		if u.Change == nil {
+			f.live.Store(route.New(u.State))
+		} else {
+			f.live.Store(f.live.Load().Apply(u.Change, u.Revision))
 		}
-		if err != nil {
-			return err
-		}
-		for i := range revisions {
-			x = x.Apply(&revisions[i].Change, revisions[i].Number)
-		}
-		f.live.Store(x)
-	}
+		return nil
+	}}).Run(ctx)
 }
 
 func (f *followed) close() {
