@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -106,6 +107,15 @@ func TestComposeAgreesWithTheCode(t *testing.T) {
 			}
 		}
 	}
+	// Whoever is no centre follows it, and has neither registry nor store.
+	for name, s := range c.Services {
+		words := fmt.Sprint(s.Command)
+		for _, follower := range []string{"agent", "dispatcher", "eventbridge"} {
+			if name == follower && (!strings.Contains(words, "--central") || strings.Contains(words, "/data ") || slices.Contains(s.Volumes, "data:/data")) {
+				t.Errorf("service %s does not follow the feed: %s %v", name, words, s.Volumes)
+			}
+		}
+	}
 	checkCell(t, addresses)
 }
 
@@ -124,7 +134,11 @@ func checkCommand(t *testing.T, service string, command any) {
 	for _, w := range command.([]any) {
 		if script := w.(string); strings.Contains(script, "\n") {
 			for _, line := range strings.Split(strings.TrimSpace(script), "\n") {
-				lines = append(lines, strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "/bulkhead ")))
+				// What a line runs, without what the shell does before and after.
+				if _, args, runs := strings.Cut(line, "/bulkhead "); runs {
+					args, _, _ = strings.Cut(args, " > ")
+					lines = append(lines, strings.Fields(args))
+				}
 			}
 		}
 	}

@@ -25,7 +25,7 @@ import (
 // registry of its own.
 type feedFlags struct {
 	Central   []string `help:"URLs of central configsvcs, such as https://config.example:8081: follow the feed of the first that answers, and need no store." placeholder:"URL"`
-	TokenFile string   `help:"With --central: file with the token of the node or SBC that this host is." type:"path" placeholder:"FILE"`
+	TokenFile string   `help:"File with the token of the node or SBC that this host is." type:"path" placeholder:"FILE"`
 	CAFile    string   `help:"With --central: file with the certificates that its certificate must lead to. Default: those of the system." name:"ca-file" type:"path" placeholder:"FILE"`
 }
 
