@@ -82,7 +82,7 @@ func startFeedCell(t *testing.T) *feedCell {
 	events := local()
 	flags := follow("dispatcher", "sbc", "sbc1")
 	token := secretIn(t, flags[7])
-	c.kamailio = kamailiotest.Start(t, kamailio.Params{SBC: "sbc1", Listen: c.sip, Events: events, EventsUser: "sbc1", EventsToken: token})
+	c.kamailio = kamailiotest.Start(t, kamailio.Params{SBC: "sbc1", Listen: c.sip, Events: events, User: "sbc1", Token: token})
 	c.dispatcher = spawn(t, append([]string{"dispatcher", "--sbc", "sbc1", "--kamailio", c.kamailio.Dir}, flags...)...)
 	c.eventbridge = spawn(t, append([]string{"eventbridge", "--listen", events}, follow("eventbridge", "node", "fs1")...)...)
 	for _, admin := range c.all {
