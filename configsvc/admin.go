@@ -138,6 +138,8 @@ func (a *Admin) routes(r chi.Router) {
 	listOf(a, r, domains())
 	listOf(a, r, sources())
 
+	r.Post("/v1/route/explain", a.handle(guard{tenantReads: true, reads: true}, a.explain))
+
 	var admin guard
 	r.Post("/v1/apply", a.handle(admin, a.apply))
 	r.Post("/v1/rollback", a.handle(admin, a.rollback))

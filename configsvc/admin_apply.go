@@ -194,28 +194,33 @@ func planJSON(body []byte, prune bool) (planner, error) {
 	if err := wrongInput(decodeJSON(body, &b, false)); err != nil {
 		return nil, err
 	}
+	return planBody(&b, "", prune)
+}
+
+// planBody plans a bulk request that stands in its document below base.
+func planBody(b *bulkBody, base string, prune bool) (planner, error) {
 	want := b.Change
 	at := place{at: map[string]string{}}
 	var issues []issue
 	for i := range b.Tenants {
 		t, wrong := b.Tenants[i].finish(nil)
 		for _, x := range wrong {
-			x.Pointer = fmt.Sprintf("/tenants/%d%s", i, x.Pointer)
+			x.Pointer = fmt.Sprintf("%s/tenants/%d%s", base, i, x.Pointer)
 			issues = append(issues, x)
 		}
 		if want.Tenants = append(want.Tenants, t); len(issues) >= maxIssues {
 			break
 		}
 	}
-	listObjectsIn(cells(), &want, at, &issues)
-	listObjectsIn(pools(), &want, at, &issues)
-	listObjectsIn(nodes(), &want, at, &issues)
-	listObjectsIn(sbcs(), &want, at, &issues)
-	listObjectsIn(tenants(), &want, at, &issues)
+	listObjectsIn(cells(), base, &want, at, &issues)
+	listObjectsIn(pools(), base, &want, at, &issues)
+	listObjectsIn(nodes(), base, &want, at, &issues)
+	listObjectsIn(sbcs(), base, &want, at, &issues)
+	listObjectsIn(tenants(), base, &want, at, &issues)
 	if len(issues) > 0 {
 		return nil, errIssues(http.StatusUnprocessableEntity, issues[:min(len(issues), maxIssues)])
 	}
-	listed := b
+	listed := *b
 	return func(head bulkhead.State) (bulkhead.Change, place, error) {
 		c := want
 		if prune {
@@ -231,13 +236,13 @@ func planJSON(body []byte, prune bool) (planner, error) {
 
 // listObjectsIn notes where the objects of a kind are in the request, and
 // checks each alone.
-func listObjectsIn[K ~string, T, B any](c *collection[K, T, B], change *bulkhead.Change, at place, issues *[]issue) {
+func listObjectsIn[K ~string, T, B any](c *collection[K, T, B], base string, change *bulkhead.Change, at place, issues *[]issue) {
 	list := *c.puts(change)
 	for i := range list {
 		if len(*issues) >= maxIssues {
 			return
 		}
-		name, pointer := objectName(c.name, string(*c.id(&list[i]))), fmt.Sprintf("/%s/%d", c.name, i)
+		name, pointer := objectName(c.name, string(*c.id(&list[i]))), fmt.Sprintf("%s/%s/%d", base, c.name, i)
 		if first, twice := at.at[name]; twice {
 			*issues = append(*issues, issue{Pointer: pointer + "/id", Detail: "is there twice: the first is " + first})
 			continue

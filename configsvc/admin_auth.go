@@ -37,12 +37,14 @@ func (p *principal) seesSecrets() bool { return p.scope == registry.ScopeAdmin }
 // guard says what a tenant's token may do on a route. Admin tokens may do
 // everything, and read tokens every GET, without the users' digest secrets. A
 // node's or SBC's token opens nothing here: it is for the feed.
-type guard struct{ tenantReads, tenantWrites bool }
+//
+// reads is set on a route that writes nothing although its method is not GET.
+type guard struct{ tenantReads, tenantWrites, reads bool }
 
 // admit decides from the token and the path alone, before anything is looked
 // up: what exists cannot show in the answer or in its time.
 func (g guard) admit(r *http.Request, p *principal) error {
-	get := r.Method == http.MethodGet
+	get := g.reads || r.Method == http.MethodGet
 	switch p.scope {
 	case registry.ScopeAdmin:
 		return nil
@@ -160,7 +162,7 @@ func (a *Admin) handle(g guard, h handler) http.HandlerFunc {
 		if err != nil {
 			x = answerOf(a.problemFor(r, err))
 		}
-		if r.Method != http.MethodGet {
+		if r.Method != http.MethodGet && !g.reads {
 			a.audit(r, p, x)
 		}
 		x.write(w)

@@ -75,6 +75,7 @@ func TestDescriptionHasTheFields(t *testing.T) {
 		"Hours": reflect.TypeFor[bulkhead.Hours](), "Exception": reflect.TypeFor[bulkhead.Exception](), "Forward": reflect.TypeFor[bulkhead.Forward](),
 		"Announcement": reflect.TypeFor[bulkhead.Announcement](), "Handover": reflect.TypeFor[bulkhead.Handover](), "Dialling": reflect.TypeFor[bulkhead.Dialling](),
 		"CallerIDPolicy": reflect.TypeFor[bulkhead.CallerIDPolicy](), "HeaderRule": reflect.TypeFor[bulkhead.HeaderRule](),
+		"RouteQuestion": reflect.TypeFor[explainBody](), "RouteExplanation": reflect.TypeFor[Explanation](), "RouteStep": reflect.TypeFor[PlanStep](),
 		"AuditEntry": reflect.TypeFor[registry.AuditEntry](), "Revision": reflect.TypeFor[revisionView](), "Difference": reflect.TypeFor[Difference](),
 		"Applied": reflect.TypeFor[applied](), "Problem": reflect.TypeFor[problem](),
 	} {

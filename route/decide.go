@@ -118,7 +118,7 @@ func (d *decision) locate() (*home, *Reject) {
 			return nil, &UnknownTenant
 		}
 		if d.tracing {
-			d.note("tenant %s, as whoever asked has found", c.Tenant)
+			d.note("tenant %s, as the SBC or node has found", c.Tenant)
 		}
 		return h, nil
 	}

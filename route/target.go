@@ -16,7 +16,7 @@ func (d *decision) to(t bulkhead.Target, depth int, by *bulkhead.User) []Action 
 		return d.one(tooFar)
 	}
 	if d.tracing {
-		d.note("%s: %s", d.indent(depth), t)
+		d.note("on to %s", t)
 	}
 	k := &d.h.tenant
 	kind, value := t.Parse()
@@ -58,8 +58,6 @@ func (d *decision) to(t bulkhead.Target, depth int, by *bulkhead.User) []Action 
 	}
 	return d.one(UnknownNumber) // State.Validate does not let it come to this
 }
-
-func (d *decision) indent(depth int) string { return strings.Repeat("  ", depth-1) + "then" }
 
 // safeNumber is what was dialled, if it is a number or an extension: nothing
 // else of what a caller sent goes on.

@@ -42,6 +42,7 @@ type cli struct {
 	Backup      backupCmd      `cmd:"" help:"Write the whole registry into a file, while it is in use."`
 	Restore     restoreCmd     `cmd:"" help:"Make the registry say what a backup says, as one revision."`
 	User        userCmd        `cmd:"" help:"Users of a tenant."`
+	Route       routeCmd       `cmd:"" help:"What is done with calls."`
 	Token       tokenCmd       `cmd:"" help:"Tokens of the admin API and the feed."`
 	Config      configCmd      `cmd:"" help:"Print a PBX's configuration, filled in for one node."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
