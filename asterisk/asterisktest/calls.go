@@ -196,6 +196,9 @@ func (g *generator) write(l Leg) {
 // channel makes a channel. The server's lock is held, as in all that follows.
 func (g *generator) channel(endpoint, state, linked, tenant string, now time.Time) *channelState {
 	id := fmt.Sprintf("%d.%d", now.Unix(), g.sequence)
+	if g.cfg.Name != "" {
+		id = g.cfg.Name + "-" + id
+	}
 	ch := &channelState{channelObject: channelObject{
 		ID: id, Name: fmt.Sprintf("PJSIP/%s-%08x", endpoint, g.sequence), State: state, Account: tenant,
 		Dialplan: dialplanObject{Context: "tenant-" + tenant, Priority: 1}, Created: stamp(now), Language: "en",
@@ -220,6 +223,7 @@ func (g *generator) begin(c *call) {
 	c.epoch = g.epoch
 	c.a = g.channel(c.tenant+"-"+c.caller, "Ring", "", c.tenant, now)
 	c.a.Caller.Number, c.a.Dialplan.Exten = c.caller, c.callee
+	g.cel("CHAN_START", c.a, "", now)
 	g.publish(g.event("ChannelCreated", c.a, now))
 	c.a.ProtocolID = c.a.ID + "@phone"
 	c.a.Vars["TENANT"], c.a.Vars["SIPDOMAIN"] = c.tenant, "127.0.0.1"
@@ -231,6 +235,7 @@ func (g *generator) dial(c *call) {
 	c.a.Dialplan.App, c.a.Dialplan.AppData = "Dial", "PJSIP/"+c.tenant+"-"+c.callee
 	c.b = g.channel(c.tenant+"-"+c.callee, "Down", c.a.ID, c.tenant, now)
 	c.b.Dialplan.Exten = "s"
+	g.cel("CHAN_START", c.b, "", now)
 	g.publish(g.event("ChannelCreated", c.b, now))
 	c.b.ProtocolID = c.b.ID + "@asterisk"
 	c.b.Vars["TENANT"] = c.tenant
@@ -263,6 +268,7 @@ func (g *generator) ringing(c *call) {
 
 func (g *generator) up(ch *channelState, l *Leg, now time.Time) {
 	ch.State, ch.answered, l.Answer = "Up", now, now
+	g.cel("ANSWER", ch, "", now)
 	g.publish(g.event("ChannelStateChange", ch, now))
 }
 
@@ -292,6 +298,7 @@ func (g *generator) destroy(ch *channelState, l *Leg, code, cause, tech int, cau
 		ch.Vars["RTPAUDIOQOS"] = fmt.Sprintf("ssrc=1;themssrc=2;lp=0;rxjitter=0.000000;rxcount=%d;txjitter=0.000125;txcount=%d;rlp=0;rtt=0.000000;rxmes=0.000000;txmes=0.000000", n, n)
 	}
 	delete(g.channels, ch.ID)
+	g.cel("HANGUP", ch, hangupExtra(ch, cause), now)
 	e := g.event("ChannelDestroyed", ch, now)
 	e.Cause, e.CauseText, e.TechCause = &cause, causeText, tech
 	g.publish(e)

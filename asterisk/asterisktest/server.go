@@ -30,6 +30,11 @@ type ServerConfig struct {
 	OutboundURL string
 	// App is the application of that connection. Empty: bulkhead-events.
 	App string
+	// Name begins the ids of channels, as systemname in asterisk.conf does: several
+	// servers make different ones then. Empty: none does.
+	Name string
+	// CELFile is the channel event log (conf/cel_custom.conf). Empty: none is kept.
+	CELFile string
 	// Location is the time zone in which AMI prints times. Nil: UTC.
 	Location *time.Location
 	// Queue is how many messages wait for a client that does not read, before it
@@ -65,6 +70,8 @@ type Stats struct {
 	Events  int64 // that were made
 	Unheard int64 // that no ARI client got, because none was there
 	Dropped int64 // clients that did not read
+
+	Unlogged int64 // rows of the channel event log that could not be written
 }
 
 // channelState is a live channel.

@@ -34,6 +34,9 @@ type generatorConfig struct {
 	Legs     int
 	Rate     int // legs a second
 	Seed     uint64
+
+	Asterisks []asteriskFake // see addAsterisks
+	SIP       *sipTraffic    // instead of all that: calls through a real switch
 }
 
 // generator is a running one.
@@ -112,6 +115,9 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	defer ledger.Close()
+	if cfg.SIP != nil {
+		return cfg.SIP.generate(cfg.Seed, ledger, stdin, stdout)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	var nodes []*freeswitchtest.Node
@@ -141,10 +147,22 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 		stop()
 		running.Wait()
 	}()
+	asterisks, err := cfg.startAsterisks(ctx, running.Go)
+	if err != nil {
+		return err
+	}
 	fmt.Fprintln(stdout, "up")
 	var calls sync.WaitGroup
 	var mu sync.Mutex
 	enc := json.NewEncoder(ledger)
+	write := func(l freeswitchtest.SimulatedLeg) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := enc.Encode(l); err != nil {
+			fmt.Fprintln(os.Stderr, "generator: ledger:", err)
+		}
+	}
+	cfg.shareAsterisks(ctx, asterisks, calls.Go, write)
 	rnd := rand.New(rand.NewPCG(cfg.Seed, 1))
 	tick := time.NewTicker(time.Second * 2 / time.Duration(cfg.Rate))
 	defer tick.Stop()
@@ -159,13 +177,8 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 		}
 		node := nodes[rnd.IntN(len(nodes))]
 		calls.Go(func() {
-			legs := node.Simulate(ctx, c)
-			mu.Lock()
-			defer mu.Unlock()
-			for _, l := range legs {
-				if err := enc.Encode(l); err != nil {
-					fmt.Fprintln(os.Stderr, "generator: ledger:", err)
-				}
+			for _, l := range node.Simulate(ctx, c) {
+				write(l)
 			}
 		})
 	}
