@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -74,10 +75,10 @@ match = 127.0.3.0/24
 // mind, with the files of Debian's package, and phones around it.
 type plainAsterisk struct {
 	*asterisktest.Daemon
-	t    *testing.T
-	http string // where the document's answers are put in place
-	ami  string
-	etc  map[string]string // its files, before anything was added
+	t *testing.T
+	// What stands for the document's addresses.
+	http, ami, listen string
+	etc               map[string]string // its files, before anything was added
 }
 
 func startPlainAsterisk(t *testing.T) *plainAsterisk {
@@ -97,7 +98,7 @@ func startPlainAsterisk(t *testing.T) *plainAsterisk {
 		t.Fatal(err)
 	}
 	local := func() string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
-	a := &plainAsterisk{t: t, http: local(), ami: local(), etc: map[string]string{}}
+	a := &plainAsterisk{t: t, http: local(), ami: local(), listen: local(), etc: map[string]string{}}
 	conf := map[string]string{"extensions.conf": plainDialplan, "pjsip.conf": plainEndpoints}
 	for _, name := range []string{"ari.conf", "http.conf", "manager.conf", "cel.conf", "cel_custom.conf", "cdr_manager.conf", "websocket_client.conf"} {
 		b, err := os.ReadFile(filepath.Join(asterisktest.Root(), "etc/asterisk", name))
@@ -150,14 +151,14 @@ func (a *plainAsterisk) files() map[string]string {
 func (a *plainAsterisk) here(text string) string {
 	return strings.NewReplacer("127.0.0.1:8088", a.http, "bindport = 8088", "bindport = "+port(a.http),
 		"127.0.0.1:5038", a.ami, "port = 5038", "port = "+port(a.ami), "PASSWORD", "for-this-test-1",
-		"/var/log/asterisk", filepath.Join(a.Dir, "var")).Replace(text)
+		"127.0.0.1:8090", a.listen, "/var/log/asterisk", filepath.Join(a.Dir, "var")).Replace(text)
 }
 
-// add does what the document says to do with a block for the end of a file.
-func (a *plainAsterisk) add(name string) {
+// add does what the document says to do with the block for the end of a file
+// that begins so.
+func (a *plainAsterisk) add(begin, name string) {
 	a.t.Helper()
-	begin := "; at the end of /etc/asterisk/" + name + "\n"
-	block := documented(a.t, begin)
+	block := documented(a.t, begin+" /etc/asterisk/"+name+"\n")
 	f, err := os.OpenFile(filepath.Join(a.Dir, "etc", name), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		a.t.Fatal(err)
@@ -337,10 +338,10 @@ func (e *attached) checkCalls(what string, calls []*sipCall) []cdrpipe.Row {
 func TestEventsOnlyAsterisk(t *testing.T) {
 	a := startPlainAsterisk(t)
 	for _, name := range []string{"ari.conf", "http.conf", "cel.conf", "cel_custom.conf", "manager.conf", "cdr_manager.conf"} {
-		a.add(name)
+		a.add("; at the end of", name)
 	}
 	a.run("asterisk -rx 'module reload http'")
-	e := attach(t, a.here(documented(t, "# /etc/bulkhead/nodes.yaml")), fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+	e := attach(t, a.here(documented(t, "# /etc/bulkhead/nodes.yaml\n")), a.listen)
 	waitReady(t, e.admin, 30*time.Second)
 
 	calls := []*sipCall{
@@ -424,5 +425,58 @@ func TestEventsOnlyAsterisk(t *testing.T) {
 	after := &sipCall{from: "127.0.1.9", to: "101", talk: 100 * time.Millisecond}
 	if err := a.place(after); err != nil || after.code != 200 {
 		t.Errorf("a call after all that: %+v, %v", after, err)
+	}
+}
+
+// TestEventsOnlyAsteriskConnects follows the document where Asterisk opens the
+// connection: what happened while the bridge was killed comes from Asterisk's
+// own memory, whole and with its own times. There is no channel event log.
+func TestEventsOnlyAsteriskConnects(t *testing.T) {
+	a := startPlainAsterisk(t)
+	a.add("; at the end of", "ari.conf")
+	a.add("; at the end of", "websocket_client.conf")
+	a.add("; and at the end of", "ari.conf")
+	e := attach(t, a.here(documented(t, "# /etc/bulkhead/nodes.yaml, where Asterisk connects\n")), a.listen)
+	for _, refused := range []struct {
+		path, user, password string
+		want                 int
+	}{{"pbx2", "bulkhead", "wrong", 401}, {"pbx2", "", "", 401}, {"pbx3", "bulkhead", "for-this-test-1", 404}} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.listen+"/asterisk/"+refused.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(refused.user, refused.password)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != refused.want {
+			t.Errorf("%+v: %s", refused, resp.Status)
+		}
+	}
+	a.run("asterisk -rx 'module load res_websocket_client.so'")
+	waitReady(t, e.admin, 30*time.Second)
+
+	calls := []*sipCall{{from: "127.0.1.1", to: "101", talk: 500 * time.Millisecond, legs: 2}, {from: "127.0.1.2", to: "102", legs: 2}}
+	a.placeAll(calls)
+	e.checkCalls("heard", calls)
+
+	e.bridge.kill()
+	within := []*sipCall{
+		{from: "127.0.1.3", to: "101", talk: 500 * time.Millisecond, legs: 2},
+		{from: "127.0.1.4", to: "102", legs: 2},
+		{from: "127.0.1.5", to: "200", talk: 300 * time.Millisecond, legs: 3},
+	}
+	a.placeAll(within)
+	e.bridge.start()
+	waitReady(t, e.admin, 30*time.Second)
+	for _, r := range e.checkCalls("through a gap", append(calls, within...)) {
+		if r.Source != cdr.SourceARI || r.SIPCallID == "" {
+			t.Errorf("Asterisk kept its events, and the record is %+v", r.Record)
+		}
+	}
+	if gaps := tool(t, "cdr", "--gaps", "--data", e.data); !strings.Contains(gaps, "bridge restarted") {
+		t.Errorf("gaps: %s", gaps)
 	}
 }
