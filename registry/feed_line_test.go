@@ -138,7 +138,9 @@ func TestFeedReader(t *testing.T) {
 func FuzzFeedReader(f *testing.F) {
 	f.Add(feedText(f))
 	f.Add([]byte(`{"type":"snapshot","revision":1}` + "\n" + `{"type":"end","revision":1}` + "\n" + `{"type":"change","revision":2,"change":{}}`))
+	f.Add([]byte(`{"type":"keys","keys":[{"token":"aaaaaaaaaa","node":"fs1","cell":"cell1","hash":"AAEC"},{"hash":null}]}` + "\n" + `{"type":"keys","keys":[]}` + "\n" + `{"type":"keys"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		var ring Keyring
 		r := newFeedReader(bytes.NewReader(data), mark{})
 		var at bulkhead.RevisionNumber
 		for {
@@ -147,6 +149,11 @@ func FuzzFeedReader(f *testing.F) {
 				return
 			}
 			switch {
+			case e.keys != nil:
+				ring.put(*e.keys)
+				if _, ok := ring.Find(""); ok {
+					t.Fatal("nothing is somebody's secret")
+				}
 			case e.snapshot != nil:
 				at = e.snapshot.state.Revision
 			case e.revision != nil:

@@ -139,11 +139,32 @@ func TestRedisOpen(t *testing.T) {
 	if _, err := OpenRedis(t.Context(), RedisOptions{Client: redis.UniversalOptions{Addrs: []string{filepath.Join(t.TempDir(), "none.sock")}}}); !errors.Is(err, bulkhead.Unavailable) {
 		t.Errorf("no server: %v", err)
 	}
+	late := newRedisServer(t)
+	late.kill()
+	o := late.options()
+	o.Lazy = true
+	lazy, err := OpenRedis(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lazy.Head(t.Context()); !errors.Is(err, bulkhead.Unavailable) {
+		t.Errorf("a lazy one of a dead server: %v", err)
+	}
+	late.run(t)
+	commit(t, lazy, 0, frame())
+	if err := lazy.Close(); err != nil {
+		t.Error(err)
+	}
 	server := newRedisServer(t, "--appendfsync", "everysec")
+	o = server.options()
+	o.Lazy = true
+	if _, err := OpenRedis(t.Context(), o); !errors.Is(err, bulkhead.Invalid) {
+		t.Errorf("a lazy one of a server that can lose revisions: %v", err)
+	}
 	if _, err := OpenRedis(t.Context(), server.options()); !errors.Is(err, bulkhead.Invalid) || !strings.Contains(err.Error(), "appendfsync everysec") {
 		t.Errorf("a server that can lose revisions: %v", err)
 	}
-	o := server.options()
+	o = server.options()
 	o.Relaxed, o.Name = true, "other"
 	s, err := OpenRedis(t.Context(), o)
 	if err != nil {

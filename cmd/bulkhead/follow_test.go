@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -262,6 +266,66 @@ func TestAgent(t *testing.T) {
 	if !asNode(t, xml, "fs2", secretIn(t, other)) {
 		t.Error("another node's token was revoked with it")
 	}
+}
+
+// TestFeedListener: the feed on a listener of its own, with a certificate, and
+// nothing else of the API there.
+func TestFeedListener(t *testing.T) {
+	ca, cert, key := certificate(t)
+	c, _ := central(t, filepath.Join(t.TempDir(), "central"))
+	defer c.stop(t)
+	file, _ := c.tokenFile(t, registry.Token{Scope: registry.ScopeSBC, SBC: "sbc1"})
+	listen := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	if err := startFeed(c.parts, c.g, c.api.Load().Handler(), &feedListener{Feed: listen, FeedCert: cert, FeedKey: key}); err != nil {
+		t.Fatal(err)
+	}
+	head, err := (&stateFlags{feedFlags: feedFlags{Central: []string{"https://" + listen}, TokenFile: file, CAFile: ca}}).head(t.Context())
+	if err != nil || head.SBCs["sbc1"] == nil || head.Revision != c.live.Load().Revision() {
+		t.Errorf("revision %d, %v", head.Revision, err)
+	}
+	for name, f := range map[string]feedFlags{
+		"a certificate that nobody vouches for": {Central: []string{"https://" + listen}, TokenFile: file},
+		"no TLS":                                {Central: []string{"http://" + listen}, TokenFile: file},
+		"a file that is no certificate":         {Central: []string{"https://" + listen}, TokenFile: file, CAFile: file},
+		"no token":                              {Central: []string{"https://" + listen}, CAFile: ca},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		if _, err := (&stateFlags{feedFlags: f}).head(ctx); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		cancel()
+	}
+	text, err := os.ReadFile(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(text)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("https://" + listen + "/v1/tenants")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound {
+		t.Errorf("the API on the feed's listener: %s", resp.Status)
+	}
+}
+
+// certificate writes a certificate for 127.0.0.1 that vouches for itself.
+func certificate(t *testing.T) (ca, cert, key string) {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.StartTLS()
+	defer srv.Close()
+	private, err := x509.MarshalPKCS8PrivateKey(srv.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert = written(t, dir, "cert", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})))
+	return cert, cert, written(t, dir, "key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
 }
 
 // TestChangeRebuildsNothing: a tenant's change comes into force as a change,
