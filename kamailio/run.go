@@ -53,12 +53,16 @@ type Options struct {
 	PrivateMB int
 }
 
+// memoryManager allocates in constant time. Debian's default, qm, searches lists
+// of free pieces, which took a quarter of a worker's time.
+const memoryManager = "tlsf"
+
 // Args returns the arguments that kamailio is run with on the files in dir,
 // in the foreground. Whoever runs it otherwise needs the same memory.
 func (o Options) Args(dir string) []string {
 	return []string{
 		"-DD", "-E", "-f", filepath.Join(dir, ConfFile), "-P", filepath.Join(dir, PIDFile), "-Y", dir, "-w", dir,
-		"-m", strconv.Itoa(cmp.Or(o.SharedMB, 256)), "-M", strconv.Itoa(cmp.Or(o.PrivateMB, 128)),
+		"-x", memoryManager, "-X", memoryManager, "-m", strconv.Itoa(cmp.Or(o.SharedMB, 256)), "-M", strconv.Itoa(cmp.Or(o.PrivateMB, 128)),
 	}
 }
 

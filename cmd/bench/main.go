@@ -71,6 +71,8 @@ var all = []benchmark{
 	{"feed_visible_p99", feedVisible},
 	{"esl_decode", eslDecode},
 	{"ack", ack},
+	{"kamailio_route", kamailioRoute},
+	{"push_full", pushFull},
 	{"invite_cpu_flat", inviteCPUFlat},
 	{"invite_cpu_vs_regex", inviteCPUVsRegex},
 	{"invite_cpu_vs_floor", inviteCPUVsFloor},
