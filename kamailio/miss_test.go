@@ -1,6 +1,7 @@
 package kamailio_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -149,5 +150,30 @@ func TestMissBreaker(t *testing.T) {
 	want(t, "nobody", w.ask("127.1.2.3", call{ruri: "sip:1@nobody2.example"}), 404)
 	if n := a.count.Load(); n != 1 {
 		t.Errorf("configsvc was asked %d times, want once", n)
+	}
+}
+
+// TestKeepBreaker lets the dispatcher see that configsvc hangs.
+func TestKeepBreaker(t *testing.T) {
+	w, a := newAskingWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Client.KeepBreaker(ctx, a.addr) }()
+	breaker := func() string {
+		b, err := w.Client.Call(t.Context(), "htable.get", "bulkhead_gate", "breaker")
+		if err != nil {
+			return err.Error()
+		}
+		return string(b)
+	}
+	hang := make(chan struct{})
+	a.hang.Store(&hang)
+	within(t, 20*time.Second, "nobody shall ask", func() bool { return strings.Contains(breaker(), `"value":1`) })
+	a.hang.Store(nil)
+	close(hang)
+	within(t, 20*time.Second, "everybody may ask again", func() bool { return strings.Contains(breaker(), `"value":0`) })
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("KeepBreaker() = %v", err)
 	}
 }

@@ -142,6 +142,7 @@ type dispatcherCmd struct {
 
 	SBC      string `help:"The SBC to keep." required:"" placeholder:"ID"`
 	Kamailio string `help:"Folder of its table file, dispatcher list and RPC socket. Default: kamailio in the data folder." placeholder:"DIR"`
+	Route    string `help:"Where that Kamailio asks configsvc about calls that its tables do not know (config kamailio --route): while nobody answers there it is told not to." placeholder:"HOST:PORT"`
 }
 
 func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
@@ -153,7 +154,7 @@ func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 		if dir == "" {
 			dir = p.data.path("kamailio")
 		}
-		return startDispatcher(p, g, bulkhead.SBCID(c.SBC), dir)
+		return startDispatcher(p, g, bulkhead.SBCID(c.SBC), dir, c.Route)
 	})
 }
 

@@ -57,7 +57,11 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	} else {
 		fmt.Fprintf(a.out, "# The tables have %d rows. Start it (without http_proxy in its environment):\n#   kamailio %s\n", len(tables.Rows), strings.Join(memory.Args(dir), " "))
 	}
-	fmt.Fprintf(a.out, "# Feed it:\n#   bulkhead dispatcher --sbc %s --kamailio %s%s\n", c.SBC, dir, c.central())
+	breaker := ""
+	if c.Route != "" {
+		breaker = " --route " + c.Route
+	}
+	fmt.Fprintf(a.out, "# Feed it:\n#   bulkhead dispatcher --sbc %s --kamailio %s%s%s\n", c.SBC, dir, breaker, c.central())
 	return nil
 }
 

@@ -14,8 +14,9 @@ import (
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 )
 
-// startDispatcher keeps the Kamailio whose files are in dir.
-func startDispatcher(p *parts, g *group, sbc bulkhead.SBCID, dir string) error {
+// startDispatcher keeps the Kamailio whose files are in dir. route is where it
+// asks about calls that its tables do not know; empty: nowhere.
+func startDispatcher(p *parts, g *group, sbc bulkhead.SBCID, dir, route string) error {
 	if known := p.live.Load().State().SBCs; known[sbc] == nil {
 		return fmt.Errorf("which SBC? --sbc is %q, the registry has %v: %w", sbc, slices.Sorted(maps.Keys(known)), bulkhead.NotFound)
 	}
@@ -36,6 +37,9 @@ func startDispatcher(p *parts, g *group, sbc bulkhead.SBCID, dir string) error {
 	}
 	g.run(services, "dispatcher", c.Run)
 	g.readyWhen("dispatcher", c.Ready)
+	if route != "" {
+		g.run(services, "breaker", func(ctx context.Context) error { return client.KeepBreaker(ctx, route) })
+	}
 	p.mount([]string{"/v1/sbc"}, c.Routes())
 	return nil
 }
@@ -76,7 +80,7 @@ func startKamailio(p *parts, g *group, sbc *bulkhead.SBC, events string) (kind s
 	if err != nil {
 		return "", err
 	}
-	return version, startDispatcher(p, g, sbc.ID, dir)
+	return version, startDispatcher(p, g, sbc.ID, dir, "")
 }
 
 // superviseKamailio starts Kamailio again whenever it ends, and ends it with ctx.
