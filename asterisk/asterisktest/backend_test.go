@@ -117,7 +117,7 @@ func twoTenants(carrier netip.AddrPort) bulkhead.State {
 	acme.Users[1].Voicemail = true
 	globex := &bulkhead.Tenant{
 		ID: "globex", Cell: "c1", Profile: "standard", Domains: []string{"globex.example"},
-		Users: []bulkhead.User{user("101", "globex.example"), user("102", "globex.example")},
+		Users:  []bulkhead.User{user("101", "globex.example"), user("102", "globex.example")},
 		Codecs: []string{"PCMU"},
 	}
 	return bulkhead.State{
