@@ -21,7 +21,9 @@ type NodeParams struct {
 	URLs  []string // of configsvc without a path, in the order of asking: http://127.0.0.1:8080
 
 	Attach bool // into a configuration that is there, instead of a whole one
-	Defer  bool // the node leaves unmanaged calls to what is there
+	// Own are the operator's own endpoints whose calls Bulkhead is asked about. With Attach.
+	Own   []OwnEndpoint
+	Defer bool // the node leaves unmanaged calls to what is there
 
 	SIP              string // ip:port to take SIP on, UDP and TCP: 0.0.0.0:5060
 	RTPStart, RTPEnd int    // UDP ports: 10000 to 20000
@@ -32,6 +34,14 @@ type NodeParams struct {
 	CachePermit []string // addresses that may do so: loopback
 
 	Events Params // as for RenderConf
+}
+
+// OwnEndpoint is an endpoint in the operator's own pjsip.conf.
+type OwnEndpoint struct {
+	Name    string // its section
+	Context string // where its calls go that Bulkhead leaves to him
+	Tenant  bulkhead.TenantID
+	User    string // which user of the tenant it is; empty: none
 }
 
 // nodeValues is what the templates see.
@@ -54,26 +64,8 @@ var stepActions = []string{"dial", "play", "voicemail", "reject", "context", "iv
 // headerSlots is how many headers a call to a trunk may be given.
 const headerSlots = 8
 
-// Addition is a line that --attach adds to a file of the operator's.
-type Addition struct {
-	File string // below /etc/asterisk
-	Line string
-	// Section is what must be in the file before the line; empty: nothing.
-	Section string
-}
-
-// Additions are the lines that attach an Asterisk. The files that they include
-// are those of RenderNode.
-var Additions = []Addition{
-	{File: "res_curl.conf", Line: "#include bulkhead/res_curl.conf"},
-	{File: "extconfig.conf", Line: "#include bulkhead/extconfig.conf", Section: "[settings]"},
-	{File: "sorcery.conf", Line: "#include bulkhead/sorcery.conf"},
-	{File: "manager.conf", Line: "#include bulkhead/manager_cache.conf"},
-	{File: "extensions.conf", Line: "#include bulkhead/extensions.conf"},
-}
-
 // RenderNode returns the files of a node's configuration, by their paths below
-// /etc/asterisk: all of them, or with Attach those that Additions include.
+// /etc/asterisk: all of them, or with Attach those that Attach's lines include.
 // Wrong parameters are bulkhead.Invalid.
 func RenderNode(p NodeParams) ([]ConfFile, error) {
 	v, err := p.values()
@@ -86,7 +78,7 @@ func RenderNode(p NodeParams) ([]ConfFile, error) {
 			return err
 		}
 		rel := strings.TrimPrefix(name, "conf/node/")
-		if p.Attach && path.Dir(rel) != "bulkhead" {
+		if p.Attach && path.Dir(rel) != "bulkhead" || !p.Attach && rel == "bulkhead/pjsip_own.conf" {
 			return nil
 		}
 		body, err := confFiles.ReadFile(name)
@@ -171,6 +163,11 @@ func (p NodeParams) values() (nodeValues, error) {
 		// What Asterisk can send is HTTP Basic with the credentials in the URL.
 		u.User, u.Path = url.UserPassword(string(p.Node), p.Token), ""
 		v.URLs = append(v.URLs, u.String())
+	}
+	for i, o := range p.Own {
+		if !only(o.Name, 128, "-_.@+") || !only(o.Context, 79, "-_.") || o.Tenant != "" && !only(string(o.Tenant), 63, "-_") || o.User != "" && !isExtension(o.User) {
+			return v, bad(fmt.Sprintf("own[%d]", i), "%+v has a name of other than letters, digits and -_.", o)
+		}
 	}
 	for i, s := range p.CachePermit {
 		n, err := netip.ParsePrefix(s)

@@ -18,6 +18,8 @@ import (
 	"github.com/bulkhead-voip/bulkhead/siptest"
 )
 
+var discard = slog.New(slog.DiscardHandler)
+
 // rig is a real Asterisk on exactly asterisk/conf, with a back end, phones at
 // 127.0.0.1 and a carrier at 127.0.0.9.
 type rig struct {
@@ -329,7 +331,7 @@ func TestCacheLifetimes(t *testing.T) {
 // TestChangesArrive: what changes is expired in Asterisk, and nothing else is.
 func TestChangesArrive(t *testing.T) {
 	r := newRig(t, nil)
-	caches, err := asterisk.NewCaches("ast1", r.Caches(), &r.back.live, slog.New(slog.DiscardHandler), nil)
+	caches, err := asterisk.NewCaches("ast1", r.Caches(), &r.back.live, discard, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,8 @@ type configsvcCmd struct {
 
 	Agent  bool   `help:"Beside a node: hold no store, follow --central, and answer also when nobody else is alive."`
 	Listen string `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
+
+	Asterisk map[string]string `help:"An Asterisk that asks here, and where its manager listens: what changes is expired in its caches. Repeatable." placeholder:"NODE=IP:PORT"`
 }
 
 // Validate is kong's hook after the flags were read.
@@ -47,6 +49,9 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		if _, err := startConfigsvc(p, g, c.Listen); err != nil {
+			return err
+		}
+		if err := startCaches(p, g, c.Asterisk); err != nil {
 			return err
 		}
 		feed, err := p.serveAPI(g)
@@ -185,4 +190,5 @@ func (f *serviceFlags) serve(ctx context.Context, a *app, admin string, start fu
 type configCmd struct {
 	Kamailio   configKamailioCmd   `cmd:"" help:"Print or write a Kamailio's configuration, whole or just what to add to one that is there."`
 	Freeswitch configFreeswitchCmd `cmd:"" help:"Print a FreeSWITCH's configuration files."`
+	Asterisk   configAsteriskCmd   `cmd:"" help:"Print an Asterisk's configuration files, or what to add to them."`
 }
