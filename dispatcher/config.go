@@ -9,7 +9,7 @@ import (
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
-// Proxy is the SBC that is kept. Both methods return soon after their context
+// Proxy is the SBC that is kept. Its methods return soon after their context
 // ends. They are called by one goroutine, one call at a time. An SBC that does
 // not answer is bulkhead.Unavailable.
 type Proxy interface {
@@ -17,6 +17,10 @@ type Proxy interface {
 	// again changes nothing. After an error the SBC may hold the old tables,
 	// the new ones or some of both.
 	Apply(ctx context.Context, t route.Tables) error
+
+	// ApplySets makes the SBC hold the sets of t, whose rows are those of the
+	// last Apply: it does nothing about them, and takes no time for them.
+	ApplySets(ctx context.Context, t route.Tables) error
 
 	// Verify reads back what the SBC holds and says, a line each, in what it
 	// differs from want. It may compare a sample of the rows, drawn anew each
@@ -29,11 +33,21 @@ type Proxy interface {
 type Config struct {
 	SBC bulkhead.SBCID
 
+	// States tells what is known of the nodes. Nil: nothing.
+	States States
+
 	VerifyEvery time.Duration // between read-backs of an SBC at rest, 100 ms to 1 h
 	MinInterval time.Duration // from one Apply's begin to the next one's, 0 to 1 min
 	Timeout     time.Duration // of one Apply or Verify, 10 ms to 10 min
 	RetryMin    time.Duration // pause after a first failure, 1 ms to RetryMax; it doubles with each further one
 	RetryMax    time.Duration // longest pause, at most 1 h; each is varied by up to a fifth
+}
+
+// States is what is known of the nodes.
+type States interface {
+	// Next returns the nodes that are not well, and a channel that is closed
+	// when that changes. It does not wait.
+	Next() (route.NodeStates, <-chan struct{})
 }
 
 // DefaultConfig returns what fits an SBC on the same host, but for its id.

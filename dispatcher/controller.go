@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type Controller struct {
 	tables    route.Tables    // those of want
 	refused   *route.Snapshot // a newer one that cannot be brought to it; want is kept meanwhile
 	todo      step            // what want needs next: apply or verify
+	states    <-chan struct{} // closed when other states than those of tables are known
 	held      bool            // want was read back right once: a difference is drift
 	applied   *route.Snapshot // the last that the SBC took
 	lastApply time.Time
@@ -83,18 +85,24 @@ func (c *Controller) observe(ctx context.Context) step {
 	switch {
 	case newest == nil, newest == c.refused && c.want == nil:
 		c.phase(Waiting)
-		return c.wait(ctx, changed, 0, c.observe)
+		return c.wait(ctx, 0, c.observe, changed)
 	case newest == c.refused:
 		return c.todo
 	case newest == c.want:
 		if c.refused != nil {
 			c.refuse(nil, nil) // the one before is the newest again
 		}
+		c.shiftSets()
 		return c.todo
 	}
 	tables, err := route.MakeTables(newest, c.cfg.SBC)
 	if err == nil {
 		err = c.refuseEmpty(newest, tables)
+	}
+	if err == nil {
+		states, changed := c.nodeStates()
+		c.states = changed
+		tables.Sets, err = route.MakeSets(newest, c.cfg.SBC, states)
 	}
 	if err != nil {
 		c.refuse(newest, err)
@@ -106,6 +114,54 @@ func (c *Controller) observe(ctx context.Context) step {
 	}
 	c.want, c.tables, c.held = newest, tables, false
 	return c.todo
+}
+
+// nodeStates returns what is known of the nodes.
+func (c *Controller) nodeStates() (route.NodeStates, <-chan struct{}) {
+	if c.cfg.States == nil {
+		return nil, nil
+	}
+	return c.cfg.States.Next()
+}
+
+// shiftSets brings the wanted sets to what is known of the nodes. It is the
+// sets alone that go to an SBC which holds the rows.
+func (c *Controller) shiftSets() {
+	states, changed := c.nodeStates()
+	if changed == c.states {
+		return
+	}
+	c.states = changed
+	sets, err := route.MakeSets(c.want, c.cfg.SBC, states)
+	if err != nil || reflect.DeepEqual(sets, c.tables.Sets) {
+		return // an error would have been that of the snapshot: only states are new
+	}
+	c.tables.Sets = sets
+	if c.applied == c.want && c.held {
+		c.todo = c.shift
+	} else {
+		c.todo = c.apply
+	}
+}
+
+// shift brings the wanted sets to an SBC that holds the rows.
+func (c *Controller) shift(ctx context.Context) step {
+	c.phase(Applying)
+	start := time.Now()
+	err := c.ask(ctx, func(ctx context.Context) error { return c.proxy.ApplySets(ctx, c.tables) })
+	if err != nil {
+		c.doubt()
+		c.held = false
+		c.todo = c.apply
+		return c.pause(ctx, c.metrics.applyFailures, fmt.Errorf("apply the sets of revision %d: %w", c.tables.Revision, err))
+	}
+	c.metrics.shiftSeconds.Observe(time.Since(start).Seconds())
+	c.todo = c.verify
+	// What came meanwhile is more urgent than a read-back.
+	if _, changed := c.nodeStates(); changed != c.states {
+		return c.observe
+	}
+	return c.verify
 }
 
 // refuseEmpty keeps an SBC from losing all its tenants while they exist: its
@@ -139,7 +195,7 @@ func (c *Controller) refuseEmpty(x *route.Snapshot, t route.Tables) error {
 func (c *Controller) apply(ctx context.Context) step {
 	c.phase(Applying)
 	if rest := time.Until(c.lastApply.Add(c.cfg.MinInterval)); !c.lastApply.IsZero() && rest > 0 {
-		return c.wait(ctx, nil, rest, c.observe)
+		return c.wait(ctx, rest, c.observe)
 	}
 	c.lastApply = time.Now()
 	c.doubt()
@@ -198,11 +254,12 @@ func (c *Controller) differs(ctx context.Context, differences []string) step {
 // rest waits for a new snapshot or for the time of the next read-back.
 func (c *Controller) rest(ctx context.Context) step {
 	newest, changed := c.live.Next()
-	if newest != c.want && newest != c.refused {
+	_, states := c.nodeStates()
+	if newest != c.want && newest != c.refused || states != c.states {
 		return c.observe
 	}
 	c.phase(Resting)
-	return c.wait(ctx, changed, c.cfg.VerifyEvery, c.observe)
+	return c.wait(ctx, c.cfg.VerifyEvery, c.observe, changed, states)
 }
 
 // pause waits after a failure, longer after each further one. A new snapshot
@@ -214,22 +271,25 @@ func (c *Controller) pause(ctx context.Context, failures prometheus.Counter, err
 	failures.Inc()
 	c.failed(err)
 	c.phase(Pausing)
-	return c.wait(ctx, nil, c.retry.NextBackOff(), c.observe)
+	return c.wait(ctx, c.retry.NextBackOff(), c.observe)
 }
 
-// wait returns next once changed is closed or d has passed; a nil changed or
-// d of 0 never comes. It returns nil when the context ends.
-func (c *Controller) wait(ctx context.Context, changed <-chan struct{}, d time.Duration, next step) step {
+// wait returns next once one of at most two channels is closed or d has
+// passed; a nil channel or d of 0 never comes. It returns nil when the context
+// ends.
+func (c *Controller) wait(ctx context.Context, d time.Duration, next step, changed ...<-chan struct{}) step {
 	var passed <-chan time.Time
 	if d > 0 {
 		t := time.NewTimer(d)
 		defer t.Stop()
 		passed = t.C
 	}
+	changed = append(changed, nil, nil)
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-changed:
+	case <-changed[0]:
+	case <-changed[1]:
 	case <-passed:
 	}
 	return next

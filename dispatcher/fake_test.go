@@ -49,6 +49,7 @@ type fakeProxy struct {
 	most     int // calls in flight at once
 	applies  []bulkhead.RevisionNumber
 	verifies int
+	shifts   int
 }
 
 func (f *fakeProxy) begin(ctx context.Context, verify bool, r bulkhead.RevisionNumber) (fault, error) {
@@ -106,6 +107,27 @@ func (f *fakeProxy) Apply(ctx context.Context, t route.Tables) error {
 		return errBroken
 	}
 	f.holds = t
+	return nil
+}
+
+func (f *fakeProxy) ApplySets(ctx context.Context, t route.Tables) error {
+	now, err := f.begin(ctx, true, 0)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.shifts++
+	switch now {
+	case lie:
+		return nil
+	case half:
+		return errBroken
+	case lost:
+		f.holds.Sets = t.Sets
+		return errBroken
+	}
+	f.holds.Sets = t.Sets
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	applied        prometheus.Gauge
 	applySeconds   prometheus.Histogram
+	shiftSeconds   prometheus.Histogram
 	applyFailures  prometheus.Counter
 	verifyFailures prometheus.Counter
 	drift          prometheus.Counter
@@ -29,6 +30,11 @@ func newMetrics(reg prometheus.Registerer, sbc bulkhead.SBCID, converged func() 
 			Name: "bulkhead_dispatcher_apply_seconds", ConstLabels: label,
 			Help:    "Time of an Apply that succeeded.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}),
+		shiftSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "bulkhead_dispatcher_sets_seconds", ConstLabels: label,
+			Help:    "Time in which the SBC took new sets because of what is known of the nodes.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}),
 		applyFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bulkhead_dispatcher_apply_failures_total", ConstLabels: label,
@@ -52,7 +58,7 @@ func newMetrics(reg prometheus.Registerer, sbc bulkhead.SBCID, converged func() 
 		}
 		return 0
 	})
-	for _, c := range []prometheus.Collector{m.applied, m.applySeconds, m.applyFailures, m.verifyFailures, m.drift, holds} {
+	for _, c := range []prometheus.Collector{m.applied, m.applySeconds, m.shiftSeconds, m.applyFailures, m.verifyFailures, m.drift, holds} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register the dispatcher's metrics of SBC %q: %w", sbc, err)
 		}

@@ -77,6 +77,8 @@ type Client struct {
 	clean map[side]bool
 	// listStale says that Kamailio may not have loaded the dispatcher list.
 	listStale bool
+	// out are the targets that were told to take no calls, by their states.
+	out map[placed]string
 }
 
 // slot is the right to have one call in flight, and its socket once there is one.
