@@ -36,6 +36,10 @@ type Config struct {
 	// States tells what is known of the nodes. Nil: nothing.
 	States States
 
+	// Observe has the Controller write nothing: it reads back, and tells what
+	// it would write by the differences.
+	Observe bool
+
 	VerifyEvery time.Duration // between read-backs of an SBC at rest, 100 ms to 1 h
 	MinInterval time.Duration // from one Apply's begin to the next one's, 0 to 1 min
 	Timeout     time.Duration // of one Apply or Verify, 10 ms to 10 min

@@ -34,6 +34,7 @@ type Controller struct {
 	held      bool            // want was read back right once: a difference is drift
 	applied   *route.Snapshot // the last that the SBC took
 	lastApply time.Time
+	told      string // the differences that were logged last while observing
 	retry     *backoff.ExponentialBackOff
 
 	mu       sync.Mutex
@@ -146,6 +147,9 @@ func (c *Controller) shiftSets() {
 
 // shift brings the wanted sets to an SBC that holds the rows.
 func (c *Controller) shift(ctx context.Context) step {
+	if c.cfg.Observe {
+		return c.verify
+	}
 	c.phase(Applying)
 	start := time.Now()
 	err := c.ask(ctx, func(ctx context.Context) error { return c.proxy.ApplySets(ctx, c.tables) })
@@ -193,6 +197,9 @@ func (c *Controller) refuseEmpty(x *route.Snapshot, t route.Tables) error {
 // apply brings the wanted tables to the SBC, but not sooner than MinInterval
 // after the last time; what comes meanwhile takes their place.
 func (c *Controller) apply(ctx context.Context) step {
+	if c.cfg.Observe {
+		return c.verify
+	}
 	c.phase(Applying)
 	if rest := time.Until(c.lastApply.Add(c.cfg.MinInterval)); !c.lastApply.IsZero() && rest > 0 {
 		return c.wait(ctx, rest, c.observe)
@@ -234,6 +241,9 @@ func (c *Controller) verify(ctx context.Context) step {
 func (c *Controller) differs(ctx context.Context, differences []string) step {
 	c.doubt()
 	c.found(differences)
+	if c.cfg.Observe {
+		return c.observed(differences)
+	}
 	fresh := c.applied != c.want
 	c.todo = c.apply
 	attrs := []any{"revision", c.tables.Revision, "count", len(differences), "differences", head(differences)}
@@ -249,6 +259,17 @@ func (c *Controller) differs(ctx context.Context, differences []string) step {
 		return c.pause(ctx, c.metrics.applyFailures, fmt.Errorf("apply revision %d: the SBC took it, but %d differences were read back, such as %q: is something else writing its tables?: %w", c.tables.Revision, len(differences), differences[0], bulkhead.Conflict))
 	}
 	return c.observe
+}
+
+// observed tells of differences that nothing is done about.
+func (c *Controller) observed(differences []string) step {
+	if text := fmt.Sprint(c.tables.Revision, differences); text != c.told {
+		c.told = text
+		c.log.Info("SBC holds other tables than would be written", "revision", c.tables.Revision, "count", len(differences), "differences", head(differences))
+	}
+	c.retry.Reset()
+	c.todo = c.verify
+	return c.rest
 }
 
 // rest waits for a new snapshot or for the time of the next read-back.

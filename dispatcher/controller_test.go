@@ -10,10 +10,12 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -358,4 +360,87 @@ func TestNew(t *testing.T) {
 	if err := build(func(*dispatcher.Config) {}); err == nil {
 		t.Error("the same SBC twice in a registry gave no error")
 	}
+}
+
+// known are node states that a test sets.
+type known struct {
+	mu      sync.Mutex
+	states  route.NodeStates
+	changed chan struct{}
+}
+
+func (k *known) Next() (route.NodeStates, <-chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.states, k.changed
+}
+
+func (k *known) set(s route.NodeStates) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.states = s
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// What becomes known of a node goes to the SBC at once, as sets alone; when
+// that fails, everything is applied.
+func TestNodeStatesMoveSetsAlone(t *testing.T) {
+	cfg := testConfig()
+	states := &known{}
+	cfg.States = states
+	run(t, cfg, func(t *testing.T, w *world) {
+		states.changed = make(chan struct{}) // within the bubble
+		w.store(1, "a", "b")
+		after(2 * time.Second)
+		w.converged(t, 1)
+		holds := func(s route.NodeStates) bool {
+			want, err := route.MakeSets(w.live.Load(), "sbc1", s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _, _, h := w.proxy.seen()
+			return cmp.Equal(h.Sets, want)
+		}
+		dead := route.NodeStates{"n1": {Dead: true}}
+		states.set(dead)
+		after(50 * time.Millisecond)
+		applies, _, _, _ := w.proxy.seen()
+		if !holds(dead) || len(applies) != 1 || w.proxy.shifts != 1 {
+			t.Errorf("50 ms after a node died: %d applies, %d shifts, sets right: %t", len(applies), w.proxy.shifts, holds(dead))
+		}
+		states.set(route.NodeStates{"n1": {Dead: true}})
+		after(50 * time.Millisecond)
+		if w.proxy.shifts != 1 {
+			t.Error("the same sets were applied again")
+		}
+		w.proxy.script(half)
+		states.set(nil)
+		after(10 * time.Second)
+		if applies, _, _, _ := w.proxy.seen(); !holds(nil) || len(applies) != 2 {
+			t.Errorf("after a failure: %d applies, want 2, and sets right: %t", len(applies), holds(nil))
+		}
+		if s := w.Status(); !s.Converged {
+			t.Errorf("status is %+v", s)
+		}
+	})
+}
+
+// Observing writes nothing and tells the differences.
+func TestObserve(t *testing.T) {
+	cfg := testConfig()
+	cfg.Observe = true
+	run(t, cfg, func(t *testing.T, w *world) {
+		w.store(1, "a")
+		after(time.Minute)
+		w.store(2, "a", "b")
+		after(time.Minute)
+		applies, verifies, _, _ := w.proxy.seen()
+		if len(applies) != 0 || w.proxy.shifts != 0 || verifies < 20 {
+			t.Errorf("%d applies, %d shifts, %d read-backs", len(applies), w.proxy.shifts, verifies)
+		}
+		if s := w.Status(); s.Converged || s.DifferenceCount == 0 || s.Wanted != 2 {
+			t.Errorf("status is %+v", s)
+		}
+	})
 }

@@ -76,6 +76,8 @@ func (c *Controller) Status() Status {
 func (c *Controller) Ready() error {
 	s := c.Status()
 	switch {
+	case c.cfg.Observe:
+		return nil // who only looks makes nothing ready
 	case s.Refused != "":
 		return fmt.Errorf("SBC %q is kept at revision %d: %s: %w", s.SBC, s.Applied, s.Refused, bulkhead.Conflict)
 	case s.LastError != "":
@@ -89,15 +91,18 @@ func (c *Controller) Ready() error {
 // Routes serves GET /v1/sbc: the Status as JSON.
 func (c *Controller) Routes() http.Handler {
 	r := chi.NewRouter()
-	r.Get("/v1/sbc", func(w http.ResponseWriter, _ *http.Request) {
-		body, err := json.Marshal(c.Status())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		_, _ = w.Write(append(body, '\n')) // the asker is gone: nobody is left to tell
-	})
+	r.Get("/v1/sbc", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.Status()) })
 	return r
+}
+
+// answer writes what is known now, as JSON.
+func answer(w http.ResponseWriter, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(append(body, '\n')) // the asker is gone: nobody is left to tell
 }

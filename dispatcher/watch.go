@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -37,7 +39,7 @@ type Pinger interface {
 // WatchConfig says whom a Watch watches.
 type WatchConfig struct {
 	SBC   bulkhead.SBCID
-	Token string // shown to agents as a bearer token; empty: none
+	Token string // of the SBC, shown to agents; empty: none
 }
 
 // Watch asks the nodes of an SBC's cell how they are and decides what each is
@@ -108,14 +110,27 @@ func (w *Watch) Next() (route.NodeStates, <-chan struct{}) {
 func (w *Watch) Nodes() []NodeStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.SortedFunc(maps.Values(w.offered), func(a, b NodeStatus) int { return cmpID(a.Node, b.Node) })
+	return slices.SortedFunc(maps.Values(w.offered), func(a, b NodeStatus) int { return cmp.Compare(a.Node, b.Node) })
 }
 
 // Decisions returns the newest decisions, the newest last.
 func (w *Watch) Decisions() []Decision {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.decisions)
+	return append([]Decision{}, w.decisions...)
+}
+
+// Routes serves GET /v1/dispatcher/nodes and GET /v1/dispatcher/decisions as
+// JSON: every intended node, and the newest decisions.
+func (w *Watch) Routes() http.Handler {
+	r := chi.NewRouter()
+	r.Get("/v1/dispatcher/nodes", func(rw http.ResponseWriter, _ *http.Request) {
+		answer(rw, map[string]any{"sbc": w.cfg.SBC, "nodes": w.Nodes()})
+	})
+	r.Get("/v1/dispatcher/decisions", func(rw http.ResponseWriter, _ *http.Request) {
+		answer(rw, map[string]any{"sbc": w.cfg.SBC, "decisions": w.Decisions()})
+	})
+	return r
 }
 
 // Run watches until ctx ends, and returns when nothing is under way any more.
@@ -206,8 +221,7 @@ func statusOf(n *bulkhead.Node, b *weighed, o Observation) NodeStatus {
 		Node: n.ID, Pool: n.Pool, Weight: b.offered(), Reason: b.reason, Since: b.since, Drain: n.Drain, Disabled: n.Disabled,
 		Dead: b.dead, Full: b.closed, OptionsSeconds: o.RTT.Seconds(), Load: o.Load, Agent: "none",
 	}
-	switch {
-	case n.Drain || n.Disabled:
+	if n.Drain || n.Disabled {
 		s.Weight = 0
 	}
 	switch {
@@ -217,16 +231,6 @@ func statusOf(n *bulkhead.Node, b *weighed, o Observation) NodeStatus {
 		s.Agent = "ok"
 	}
 	return s
-}
-
-func cmpID(a, b bulkhead.NodeID) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // poller asks one node.
@@ -307,7 +311,7 @@ func (w *Watch) askLoad(ctx context.Context, agent string) (*bulkhead.NodeLoad, 
 		return nil, fmt.Errorf("ask agent %s for its load: %w", agent, err)
 	}
 	if w.cfg.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+w.cfg.Token)
+		req.SetBasicAuth(string(w.cfg.SBC), w.cfg.Token)
 	}
 	res, err := w.client.Do(req)
 	if err != nil {

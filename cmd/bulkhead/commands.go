@@ -19,6 +19,7 @@ type configsvcCmd struct {
 	storeFlags   `embed:""`
 	feedFlags    `embed:""`
 	feedListener `embed:""`
+	loadFlags    `embed:""`
 
 	Agent  bool   `help:"Beside a node: hold no store, follow --central, and answer also when nobody else is alive."`
 	Listen string `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
@@ -52,6 +53,9 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		if err := startCaches(p, g, c.Asterisk); err != nil {
+			return err
+		}
+		if err := startLoad(p, g, &c.loadFlags); err != nil {
 			return err
 		}
 		feed, err := p.serveAPI(g)
@@ -148,6 +152,7 @@ type dispatcherCmd struct {
 	SBC      string `help:"The SBC to keep." required:"" placeholder:"ID"`
 	Kamailio string `help:"Folder of its table file, dispatcher list and RPC socket. Default: kamailio in the data folder." placeholder:"DIR"`
 	Route    string `help:"Where that Kamailio asks configsvc about calls that its tables do not know (config kamailio --route): while nobody answers there it is told not to." placeholder:"HOST:PORT"`
+	Observe  bool   `help:"Write nothing: show what would be written against what is there."`
 }
 
 func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
@@ -159,7 +164,11 @@ func (c *dispatcherCmd) Run(ctx context.Context, a *app) error {
 		if dir == "" {
 			dir = p.data.path("kamailio")
 		}
-		return startDispatcher(p, g, bulkhead.SBCID(c.SBC), dir, c.Route)
+		token, err := nodeSecret(p.data, c.TokenFile, sbcToken)
+		if err != nil {
+			return err
+		}
+		return startDispatcher(p, g, keep{sbc: bulkhead.SBCID(c.SBC), dir: dir, route: c.Route, token: token, observe: c.Observe})
 	})
 }
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/configsvc"
+	"github.com/bulkhead-voip/bulkhead/freeswitch"
 	"github.com/bulkhead-voip/bulkhead/freeswitch/freeswitchtest"
 )
 
@@ -15,6 +18,8 @@ type mediaNodeCmd struct {
 	SIP       string   `help:"Where it takes calls." required:"" placeholder:"IP:PORT"`
 	ESL       string   `help:"Where it serves its event socket." required:"" placeholder:"IP:PORT"`
 	XMLURL    []string `help:"URLs that it asks for each call, the next when one fails." name:"xml-url" placeholder:"URL"`
+	Load      string   `help:"Where it tells at /load how busy it is; empty: nowhere." placeholder:"IP:PORT"`
+	Sessions  int      `help:"Legs at once that it takes." default:"1000" placeholder:"N"`
 	LogLevel  string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
@@ -29,13 +34,25 @@ func (c *mediaNodeCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	cfg.Logger = log
+	cfg.Logger, cfg.MaxSessions = log, c.Sessions
 	node, err := freeswitchtest.New(cfg)
 	if err != nil {
 		return err
 	}
 	log.Info("media node runs", "node", c.ID, "sip", c.SIP, "esl", c.ESL)
-	return node.Run(ctx)
+	if c.Load == "" {
+		return node.Run(ctx)
+	}
+	g := newGroup(ctx, serviceStop)
+	esl := freeswitch.NewCounter(freeswitch.Config{Addr: c.ESL, Password: cfg.ESLPassword})
+	g.onClose("event socket of the load", esl.Close)
+	g.run(media, "media node", node.Run)
+	load := configsvc.NewLoad(n.ID, os.Getpid, esl, log)
+	if err := serveLoad(g, load, c.Load, func(string, string) bool { return false }, log); err != nil {
+		g.fail(err)
+	}
+	g.started()
+	return g.wait()
 }
 
 // mediaNodeConfig is how every media node of ours is set up: as the shipped

@@ -14,33 +14,49 @@ import (
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 )
 
-// startDispatcher keeps the Kamailio whose files are in dir. route is where it
-// asks about calls that its tables do not know; empty: nowhere.
-func startDispatcher(p *parts, g *group, sbc bulkhead.SBCID, dir, route string) error {
-	if known := p.live.Load().State().SBCs; known[sbc] == nil {
-		return fmt.Errorf("which SBC? --sbc is %q, the registry has %v: %w", sbc, slices.Sorted(maps.Keys(known)), bulkhead.NotFound)
+// keep says which Kamailio a dispatcher keeps.
+type keep struct {
+	sbc     bulkhead.SBCID
+	dir     string // of its files
+	route   string // where it asks about calls that its tables do not know; empty: nowhere
+	token   string // of the SBC, which agents ask for
+	observe bool   // write nothing
+}
+
+// startDispatcher keeps a Kamailio.
+func startDispatcher(p *parts, g *group, k keep) error {
+	if known := p.live.Load().State().SBCs; known[k.sbc] == nil {
+		return fmt.Errorf("which SBC? --sbc is %q, the registry has %v: %w", k.sbc, slices.Sorted(maps.Keys(known)), bulkhead.NotFound)
 	}
 	log := p.log.With("service", "dispatcher")
-	client, err := kamailio.New(dir, log, p.reg)
+	client, err := kamailio.New(k.dir, log, p.reg)
 	if err != nil {
 		return err
 	}
 	g.onClose("Kamailio's RPC socket", client.Close)
-	if err := client.Lock(); err != nil { // here, and not when the first change comes
+	if !k.observe {
+		if err := client.Lock(); err != nil { // here, and not when the first change comes
+			return err
+		}
+	}
+	watch, err := dispatcher.NewWatch(dispatcher.WatchConfig{SBC: k.sbc, Token: k.token}, p.live, dispatcher.UDPPinger{}, log, p.reg)
+	if err != nil {
 		return err
 	}
 	cfg := dispatcher.DefaultConfig()
-	cfg.SBC = sbc
+	cfg.SBC, cfg.States, cfg.Observe = k.sbc, watch, k.observe
 	c, err := dispatcher.New(cfg, p.live, client, log, p.reg)
 	if err != nil {
 		return err
 	}
+	g.run(services, "watch", watch.Run)
 	g.run(services, "dispatcher", c.Run)
 	g.readyWhen("dispatcher", c.Ready)
-	if route != "" {
-		g.run(services, "breaker", func(ctx context.Context) error { return client.KeepBreaker(ctx, route) })
+	if k.route != "" && !k.observe {
+		g.run(services, "breaker", func(ctx context.Context) error { return client.KeepBreaker(ctx, k.route) })
 	}
 	p.mount([]string{"/v1/sbc"}, c.Routes())
+	p.mount([]string{"/v1/dispatcher/nodes", "/v1/dispatcher/decisions"}, watch.Routes())
 	return nil
 }
 
@@ -80,7 +96,7 @@ func startKamailio(p *parts, g *group, sbc *bulkhead.SBC, events string) (kind s
 	if err != nil {
 		return "", err
 	}
-	return version, startDispatcher(p, g, sbc.ID, dir, "")
+	return version, startDispatcher(p, g, keep{sbc: sbc.ID, dir: dir, token: token})
 }
 
 // superviseKamailio starts Kamailio again whenever it ends, and ends it with ctx.

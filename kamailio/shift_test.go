@@ -1,0 +1,131 @@
+package kamailio_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
+	"github.com/bulkhead-voip/bulkhead/route"
+)
+
+// shift brings the sets to what is known of the nodes.
+func (w *world) shift(states route.NodeStates) route.Tables {
+	w.t.Helper()
+	tables := w.tables()
+	var err error
+	if tables.Sets, err = route.MakeSets(route.New(w.state), "sbc1", states); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.Client.ApplySets(w.t.Context(), tables); err != nil {
+		w.t.Fatal(err)
+	}
+	if diffs, err := w.Client.Verify(w.t.Context(), tables); err != nil || len(diffs) > 0 {
+		w.t.Fatalf("after the sets were applied: %q, %v", diffs, err)
+	}
+	return tables
+}
+
+// answeredBy places a call and returns the node that it went to first.
+func (w *world) answeredBy(domain string) bulkhead.NodeID {
+	w.t.Helper()
+	c := call{ruri: "sip:1001@" + domain, callID: fmt.Sprintf("shift-%016x", serial())}
+	want(w.t, "call", w.ask("127.1.1.1", c), 486)
+	id, _ := w.heardBy(c.callID)
+	return id
+}
+
+// What is known of the nodes moves calls at once, without a row being touched,
+// and outlives a restart of Kamailio.
+func TestApplySets(t *testing.T) {
+	w := newWorld(t, kamailio.Params{PingInterval: time.Hour})
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")}})
+	home := w.answeredBy("acme.example")
+	second := map[bulkhead.NodeID]bulkhead.NodeID{"n1": "n2", "n2": "n1"}[home]
+	before, err := os.ReadFile(filepath.Join(w.Dir, kamailio.TablesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		states route.NodeStates
+		want   bulkhead.NodeID
+	}{
+		{"dead", route.NodeStates{home: {Dead: true}}, second},
+		{"well", nil, home},
+		{"hot", route.NodeStates{home: {}}, second},
+		{"full", route.NodeStates{home: {Closed: true}}, second},
+		{"both hot", route.NodeStates{home: {}, second: {}}, ""},
+		{"well again", nil, home},
+	} {
+		w.shift(tt.states)
+		got := w.answeredBy("acme.example")
+		if tt.want == "" && (got == "n3" || got == "n4") {
+			continue // the backup pool
+		}
+		if got != tt.want {
+			t.Errorf("home is %s: the call went to %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	after, err := os.ReadFile(filepath.Join(w.Dir, kamailio.TablesFile))
+	if err != nil || string(before) != string(after) {
+		t.Errorf("the table file was written to (%v)", err)
+	}
+	w.shift(route.NodeStates{home: {Closed: true}})
+	w.Restart()
+	if got := w.answeredBy("acme.example"); got != second {
+		t.Errorf("after a restart the call went to %q, want %q", got, second)
+	}
+}
+
+// A node that was taken for dead, while nobody is there to take that back, is
+// tried again by Kamailio itself.
+func TestDownTargetComesBackByItself(t *testing.T) {
+	w := newWorld(t, kamailio.Params{})
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")}})
+	home := w.answeredBy("acme.example")
+	w.shift(route.NodeStates{home: {Dead: true}})
+	for id, n := range w.nodes {
+		if id != home {
+			n.set("503 Full")
+		}
+	}
+	eventually(t, "the home takes what nobody else does", func() bool {
+		return status(w.ask("127.1.1.1", call{ruri: "sip:1001@acme.example"})) == 486
+	})
+}
+
+// Weights are what decides among many calls of a spread pool.
+func TestWeightsAreKept(t *testing.T) {
+	w := newWorld(t, kamailio.Params{})
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("dial", "high_volume", "493030", "127.1.0.0/16")}})
+	w.shift(route.NodeStates{"n3": {Share: 25}})
+	const calls = 400
+	got := map[bulkhead.NodeID]int{}
+	for range calls {
+		got[w.answeredBy("dial.example")]++
+	}
+	// n3 has 25 of 125: 80 of 400, with a standard deviation of 8.
+	if got["n3"] < 40 || got["n3"] > 120 || got["n3"]+got["n4"] != calls {
+		t.Errorf("calls went to %v, want a fifth to n3", got)
+	}
+}
+
+// A sticky tenant keeps its node through many calls, changes of weights of
+// others, and reloads of the list.
+func TestStickyTenantStays(t *testing.T) {
+	w := newWorld(t, kamailio.Params{})
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")}})
+	home := w.answeredBy("acme.example")
+	for i := range 1000 {
+		if i%250 == 100 {
+			w.shift(route.NodeStates{"n3": {Share: 20 + i%80}, "n4": {Dead: i%500 == 100}})
+		}
+		if got := w.answeredBy("acme.example"); got != home {
+			t.Fatalf("call %d went to %s, the others to %s", i, got, home)
+		}
+	}
+}
