@@ -95,7 +95,10 @@ func startFeed(p *parts, g *group, feed http.Handler, f *feedListener) error {
 	mux := http.NewServeMux()
 	mux.Handle(registry.FeedPath, feed)
 	// The feed sets its own limits for what it writes.
-	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := &http.Server{
+		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
 	g.run(services, "feed listener", func(ctx context.Context) error { return serve(ctx, srv, l) })
 	return nil
 }
