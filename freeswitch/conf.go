@@ -126,7 +126,9 @@ type confValues struct {
 	SIPPort, ESLPort uint16
 	SBCs, Bridges    []string // as CIDR
 	ESLACL           string
-	Fields           []string
+
+	CurlURL, CurlQuery string // of mod_curl
+	Fields             []string
 }
 
 func (p Params) values() (confValues, error) {
@@ -163,6 +165,7 @@ func (p Params) values() (confValues, error) {
 	if len(p.CDRURLs) > 0 && (!path.IsAbs(p.CDRErrDir) || !isSecret(p.CDRErrDir)) {
 		return v, bad("cdr_err_dir", "%q is no absolute path without spaces and $ { } < > \"", p.CDRErrDir)
 	}
+	v.CurlURL, v.CurlQuery = curlURL(p.URLs[0], p.Node, p.Token), curlArguments()
 	sip, err := netip.ParseAddrPort(p.SIP)
 	if err != nil {
 		return v, bad("sip", "%q is not ip:port", p.SIP)

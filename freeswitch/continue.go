@@ -49,10 +49,11 @@ func (s *script) remember() bool {
 	return true
 }
 
-// branches reports whether the switch will have to ask again.
-func branches(list []route.Action) bool {
+// branches reports whether the switch will have to ask again: for what follows
+// a Dial, and with each for each of sequential legs.
+func branches(list []route.Action, each bool) bool {
 	for _, a := range list {
-		if d, ok := a.(route.Dial); ok && len(d.Busy)+len(d.NoAnswer)+len(d.Unavailable)+len(d.Otherwise) > 0 {
+		if d, ok := a.(route.Dial); ok && (len(d.Busy)+len(d.NoAnswer)+len(d.Unavailable)+len(d.Otherwise) > 0 || each && d.Sequential && len(d.Legs) > 1) {
 			return true
 		}
 	}

@@ -235,7 +235,7 @@ func TestDialplan(t *testing.T) {
 		{"caller with a trunk", "fs1", map[string]string{"Hunt-Destination-Number": "4930123", "variable_sip_h_X-Bulkhead-User": "1001"},
 			"bridge {origination_caller_id_number=15550001,origination_caller_id_name=15550001}sofia/internal/4930123@192.0.2.50:5060", "acme"},
 		{"caller without a caller id", "fs1", map[string]string{"Hunt-Destination-Number": "4930123", "variable_sip_h_X-Bulkhead-User": "1002"},
-			"bridge {origination_caller_id_number=15550001}sofia/internal/4930123@192.0.2.50:5060", "acme"},
+			"bridge {origination_caller_id_number=15550001,origination_caller_id_name=15550001}sofia/internal/4930123@192.0.2.50:5060", "acme"},
 		{"stranger wants a trunk", "fs1", map[string]string{"Hunt-Destination-Number": "4930123"}, "respond 404 Not Found", "acme"},
 		{"transferred caller wants a trunk", "fs1", map[string]string{"Hunt-Destination-Number": "4930123", "variable_sip_h_X-Bulkhead-User": "1001",
 			"Hunt-Transfer-Source": "1795398495:f36dc3e8:bl_xfer:2021/tenant1/XML"}, "respond 404 Not Found", "acme"},

@@ -72,7 +72,7 @@ func (s *script) begin(node bulkhead.NodeID) bool {
 		s.set("RECORD_ANSWER_REQ", "true")
 		s.add("record_session", recordings+"/bulkhead/"+string(p.Tenant)+"/"+thisCall+".wav")
 	}
-	if branches(p.Actions) {
+	if branches(p.Actions, s.via) {
 		return s.remember()
 	}
 	return true
@@ -194,7 +194,7 @@ func (s *script) dial(d *route.Dial, at position, from int) bool {
 		if !s.bridge(d, d.Legs[i:i+1], follow || !last, on) {
 			return false
 		}
-		if follow && (last || len(d.Causes) > 0) {
+		if follow && (last || len(d.Causes) > 0) || s.via && !last {
 			return s.ask(at.leg(i)) // the answer goes on with the next leg, or with what happened
 		}
 	}

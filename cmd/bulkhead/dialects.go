@@ -18,6 +18,7 @@ func dialects() []configsvc.Dialect {
 		{Name: "asterisk_realtime", Pattern: "/asterisk/realtime/*", Methods: []string{http.MethodGet, http.MethodPost}, ContentType: "text/plain", Answer: asteriskRealtime},
 		{Name: "asterisk_call", Pattern: "/asterisk/call", Methods: []string{http.MethodPost}, ContentType: "text/plain", Answer: asteriskCall},
 		{Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8", Answer: freeswitchXML},
+		{Name: "mod_curl", Pattern: "/freeswitch/curl", Methods: []string{http.MethodGet}, ContentType: "text/plain; charset=utf-8", Answer: freeswitchCurl},
 		{Name: "kamailio", Pattern: "/kamailio/route", Methods: []string{http.MethodGet}, ContentType: "text/plain", BySBC: true, Answer: kamailioRoute},
 	}
 }
@@ -26,6 +27,12 @@ func dialects() []configsvc.Dialect {
 func freeswitchXML(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
 	answer, sum := freeswitch.Answer(x, q.Node, time.Now(), q.Body, dst)
 	return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant, Urgent: sum.Urgent}
+}
+
+// freeswitchCurl answers mod_curl.
+func freeswitchCurl(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
+	answer, sum := freeswitch.AnswerCurl(x, q.Node, time.Now(), q.Query, dst)
+	return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant}
 }
 
 // asteriskRealtime answers res_config_curl. Several of Asterisk's threads wait
