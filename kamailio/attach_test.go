@@ -71,6 +71,22 @@ func insert(t testing.TB, conf, at, text string) string {
 	return strings.Replace(conf, at, at+"\n"+text+"\n", 1)
 }
 
+const mineToo = `
+failure_route[MINE_TOO] {
+    route(BULKHEAD_FAILURE);
+    switch ($rc) {
+    case 1:
+        t_on_failure("MINE_TOO");
+        t_relay();
+        break;
+    case -2:
+        t_reply("503", "Service Unavailable");
+        break;
+    }
+    exit;
+}
+`
+
 // handwrittenConf is a small one. gateway is where it sends its own calls.
 func handwrittenConf(t testing.TB, attach bool, gateway string) kamailiotest.Conf {
 	b, err := os.ReadFile("testdata/hosts/handwritten.cfg")
@@ -82,6 +98,9 @@ func handwrittenConf(t testing.TB, attach bool, gateway string) kamailiotest.Con
 		parts := [3]string{fmt.Sprintf("modparam(\"jsonrpcs\", \"dgram_socket\", \"%s\")\n", filepath.Join(dir, kamailio.SocketFile))}
 		if attach {
 			parts = added(t, p.Lines(dir), conf)
+			// With a failure route of his own for these calls.
+			parts[0] += mineToo
+			parts[2] = insert(t, parts[2], "record_route();", `t_on_failure("MINE_TOO");`)
 		}
 		for i, text := range parts {
 			conf = strings.ReplaceAll(conf, fmt.Sprintf("# BULKHEAD %d\n", i+1), text)

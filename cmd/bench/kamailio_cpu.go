@@ -98,8 +98,8 @@ func inviteCPUVsRegex(ctx context.Context) (_ []figure, err error) {
 	defer func() { err = errors.Join(err, theirs.stop()) }()
 	// Few calls and slowly: each takes milliseconds.
 	x, y, err := compare(ctx,
-		func(ctx context.Context) (float64, error) { return sippLoad(ctx, theirs, sippRefused, n, 400, 120) },
-		func(ctx context.Context) (float64, error) { return sippLoad(ctx, ours, sippRefused, n, 4000, cpuRate) })
+		func(ctx context.Context) (float64, error) { return sippLoad(ctx, theirs, sippRefused, n, 200, 60) },
+		func(ctx context.Context) (float64, error) { return sippLoad(ctx, ours, sippRefused, n, 2000, cpuRate) })
 	if err != nil {
 		return nil, err
 	}
