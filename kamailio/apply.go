@@ -3,6 +3,7 @@ package kamailio
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -132,9 +133,14 @@ func (c *Client) observe(ctx context.Context) (meta, error) {
 	var up struct {
 		Since string `json:"up_since"`
 	}
-	if err := c.call(ctx, &up, "core.uptime"); err != nil {
+	b, err := c.Call(ctx, "core.uptime")
+	if err != nil {
 		return meta{}, err
 	}
+	if err := json.Unmarshal(b, &up); err != nil {
+		return meta{}, fmt.Errorf("answer of kamailio to core.uptime: %w", err)
+	}
+	c.pretty = bytes.ContainsRune(b, '\n')
 	if up.Since != c.since {
 		if c.since != "" {
 			c.log.Info("kamailio was restarted", "dir", c.dir, "since", up.Since)

@@ -75,6 +75,9 @@ type Client struct {
 	since string     // when Kamailio last started, in its own words
 	// clean names the sides whose memory is known to equal the file.
 	clean map[side]bool
+	// pretty says that Kamailio breaks its answers into lines (pretty_format of
+	// jsonrpcs, as in Debian's kamailio.cfg), which makes them longer.
+	pretty bool
 	// listStale says that Kamailio may not have loaded the dispatcher list.
 	listStale bool
 	// out are the targets that were told to take no calls, by their states.

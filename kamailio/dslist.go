@@ -113,8 +113,12 @@ type listedSets struct {
 	} `json:"RECORDS"`
 }
 
-// listBytes is about what one target takes in the answer to dispatcher.list short.
-const listBytes = 110
+// listBytes is about what one target takes in the answer to dispatcher.list
+// short, prettyBytes when it is broken into lines.
+const (
+	listBytes   = 110
+	prettyBytes = 260
+)
 
 // verifySets compares the sets that Kamailio has in use with want. States
 // that it changes itself (inactive, trying) are no difference.
@@ -123,7 +127,11 @@ func (c *Client) verifySets(ctx context.Context, want []route.Set) ([]string, er
 	for _, s := range want {
 		targets += len(s.Targets)
 	}
-	if targets*listBytes > 100<<10 {
+	each := listBytes
+	if c.pretty {
+		each = prettyBytes
+	}
+	if targets*each > 100<<10 {
 		// Kamailio drops an answer above 128 KiB; the list file is compared anyway.
 		c.log.Debug("too many dispatcher targets to read back", "targets", targets)
 		return nil, nil

@@ -153,7 +153,7 @@ func sippLoad(ctx context.Context, s *sbc, scenario string, n, calls, rate int) 
 
 // sippRun places calls calls of tenants drawn from n at random, and returns
 // what each INVITE cost the SBC's workers, in microseconds. Calls that fail
-// are an error, retransmissions too: they would be counted as INVITEs.
+// are an error, and so are retransmissions of calls that are relayed.
 func sippRun(ctx context.Context, s *sbc, scenario string, n, calls, rate int) (float64, error) {
 	dir, err := os.MkdirTemp("", "bhs")
 	if err != nil {
@@ -185,8 +185,13 @@ func sippRun(ctx context.Context, s *sbc, scenario string, n, calls, rate int) (
 	if err != nil {
 		return 0, err
 	}
-	if stat["SuccessfulCall(C)"] != calls || stat["Retransmissions(C)"] > calls/200 {
-		return 0, fmt.Errorf("sipp: of %d calls %d succeeded, with %d retransmissions", calls, stat["SuccessfulCall(C)"], stat["Retransmissions(C)"])
+	again := stat["Retransmissions(C)"]
+	if scenario == sippRefused && stat["SuccessfulCall(C)"] == calls {
+		// Answered without state: one that was sent again cost as much as the first.
+		return float64((after - before).Nanoseconds()) / 1e3 / float64(calls+again), nil
+	}
+	if stat["SuccessfulCall(C)"] != calls || again > calls/200 {
+		return 0, fmt.Errorf("sipp: of %d calls %d succeeded, with %d retransmissions", calls, stat["SuccessfulCall(C)"], again)
 	}
 	return float64((after - before).Nanoseconds()) / 1e3 / float64(calls), nil
 }
