@@ -98,7 +98,7 @@ func inviteCPUVsRegex(ctx context.Context) (_ []figure, err error) {
 	defer func() { err = errors.Join(err, theirs.stop()) }()
 	// Few calls and slowly: each takes milliseconds.
 	x, y, err := compare(ctx,
-		func(ctx context.Context) (float64, error) { return sippLoad(ctx, theirs, sippRefused, n, 200, 60) },
+		func(ctx context.Context) (float64, error) { return sippLoad(ctx, theirs, sippRefused, n, 100, 40) },
 		func(ctx context.Context) (float64, error) { return sippLoad(ctx, ours, sippRefused, n, 2000, cpuRate) })
 	if err != nil {
 		return nil, err
