@@ -110,6 +110,7 @@ func (w *plan) head(p route.Plan, limits bulkhead.Limits) {
 		}
 		w.must(only(h.Name, 64, "-") && only(h.Value, 128, " .:@+/_=-"), "a header rule")
 		n++
+		w.must(n <= headerSlots, "the number of header rules")
 		w.field("hn", strconv.Itoa(n), h.Name)
 		w.field("hv", strconv.Itoa(n), h.Value)
 	}
@@ -230,7 +231,9 @@ func (w *plan) dial(d *route.Dial) int {
 // legs writes a step that rings legs at once.
 func (w *plan) legs(d *route.Dial, legs []route.Leg, after [3]int, sibling int) int {
 	n, id := w.step("dial", 0)
+	// One call shows one number to all its carriers.
 	var to []string
+	callerID, anonymous := "", ""
 	for _, l := range legs {
 		switch l := l.(type) {
 		case route.DialUser:
@@ -238,20 +241,19 @@ func (w *plan) legs(d *route.Dial, legs []route.Leg, after [3]int, sibling int) 
 		case route.DialTrunk:
 			to = append(to, w.trunk(l))
 			w.must(l.CallerID == "" || only(l.CallerID, 15, ""), "the caller id of a trunk")
-			if len(to) == 1 || len(legs) == 1 {
-				w.field("k", id, l.CallerID)
-				if l.Anonymous {
-					w.field("y", id, "1")
-				}
+			if callerID == "" {
+				callerID = l.CallerID
 			}
-			if w.err == nil && len(to) == 1 {
-				w.field("h", id, "1")
+			if l.Anonymous {
+				anonymous = "1"
 			}
 		default:
 			w.must(false, fmt.Sprintf("a leg %T", l))
 		}
 	}
 	w.field("o", id, strings.Join(to, "&"))
+	w.field("k", id, callerID)
+	w.field("y", id, anonymous)
 	w.number("w", id, d.Timeout)
 	w.number("b", id, after[0])
 	w.number("n", id, after[1])

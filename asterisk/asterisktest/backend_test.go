@@ -100,10 +100,12 @@ func twoTenants(carrier netip.AddrPort) bulkhead.State {
 			{Number: "493012340", User: "101"},
 			{Number: "493012341", Target: "group:sales"},
 			{Number: "493012342", Target: "voicemail:102"},
+			{Number: "493012343", Target: "group:both"},
 		},
 		Users: []bulkhead.User{user("101", "acme.example"), user("102", "acme.example"), user("103", "acme.example")},
 		Groups: []bulkhead.Group{
 			{Name: "sales", Members: []bulkhead.Target{"user:101", "user:102"}, Timeout: 20, Then: "voicemail:102"},
+			{Name: "both", Members: []bulkhead.Target{"user:103", "number:+49309999"}, Timeout: 20},
 			{Name: "line", Ring: bulkhead.Sequential, Members: []bulkhead.Target{"user:101", "user:102"}, Timeout: 5},
 		},
 		Dialling: bulkhead.Dialling{Country: "49", Area: "30", NationalPrefix: "0", InternationalPrefix: "00"},
@@ -111,8 +113,9 @@ func twoTenants(carrier netip.AddrPort) bulkhead.State {
 			{Name: "first", Host: carrierIP, Port: carrier.Port(), Priority: 1},
 			{Name: "second", Host: carrierIP, Port: carrier.Port(), Priority: 2},
 		},
-		Limits: bulkhead.Limits{Calls: 3},
-		Codecs: []string{"PCMA"},
+		Limits:  bulkhead.Limits{Calls: 3},
+		Headers: []bulkhead.HeaderRule{{Action: bulkhead.AddHeader, Name: "X-Account", Value: "acme: 1"}},
+		Codecs:  []string{"PCMA"},
 	}
 	acme.Users[1].Voicemail = true
 	globex := &bulkhead.Tenant{

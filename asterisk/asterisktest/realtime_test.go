@@ -43,7 +43,7 @@ func newRig(t *testing.T, conf map[string]string) *rig {
 	}
 	t.Cleanup(func() { _ = group.Close() })
 	if r.carrier, err = group.Add(siptest.PhoneConfig{User: "*", OnInvite: func(in *siptest.Incoming) siptest.Behaviour {
-		r.note("carrier:"+in.Request().Recipient.User+" from "+in.Request().From().Address.User, in)
+		r.note("carrier:"+in.Request().Recipient.User+" from "+in.Request().From().Address.User+account(in), in)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.busy > 0 {
@@ -63,6 +63,14 @@ func newRig(t *testing.T, conf map[string]string) *rig {
 	}
 	t.Cleanup(func() { _ = r.phones.Close() })
 	return r
+}
+
+// account is what the tenant's header rule adds.
+func account(in *siptest.Incoming) string {
+	if h := in.Request().GetHeader("X-Account"); h != nil {
+		return " [" + h.Value() + "]"
+	}
+	return ""
 }
 
 // note writes down that somebody was called.
@@ -192,7 +200,7 @@ func TestTwoTenants(t *testing.T) {
 	})
 	t.Run("out", func(t *testing.T) {
 		answered(t, a101, "0301234567")
-		was(t, "carrier:49301234567 from 493012340 8,101")
+		was(t, "carrier:49301234567 from 493012340 [acme: 1] 8,101")
 		refused(t, g101, "0301234567", 404) // it has no country, in which that could be a number
 		refused(t, a101, "0012125550123", 403)
 		was(t, "")
@@ -202,7 +210,7 @@ func TestTwoTenants(t *testing.T) {
 		r.busy = 1
 		r.mu.Unlock()
 		answered(t, a101, "0301234567")
-		was(t, "carrier:49301234567 from 493012340 8,101; carrier:49301234567 from 493012340 8,101")
+		was(t, "carrier:49301234567 from 493012340 [acme: 1] 8,101; carrier:49301234567 from 493012340 [acme: 1] 8,101")
 	})
 	t.Run("in", func(t *testing.T) {
 		answered(t, r.carrier, r.atSIP("493012340"))
@@ -214,6 +222,12 @@ func TestTwoTenants(t *testing.T) {
 		answered(t, r.carrier, r.atSIP("493012341"))
 		if got := r.called(); !strings.Contains(got, "101@acme.example") || !strings.Contains(got, "102@acme.example") {
 			t.Errorf("a group of two rang %q", got)
+		}
+	})
+	t.Run("group with a number outside", func(t *testing.T) {
+		answered(t, r.carrier, r.atSIP("493012343"))
+		if got := r.called(); !strings.Contains(got, "103@acme.test") || !strings.Contains(got, "carrier:49309999 from 493012340 [acme: 1]") {
+			t.Errorf("a phone and a number outside rang %q", got)
 		}
 	})
 	t.Run("voicemail", func(t *testing.T) {
