@@ -62,7 +62,7 @@ var cachedObjects = []string{"endpoint", "auth", "aor", "domain_alias"}
 var stepActions = []string{"dial", "play", "voicemail", "reject", "context", "ivr", "queue", "conference"}
 
 // headerSlots is how many headers a call to a trunk may be given.
-const headerSlots = 8
+const headerSlots = 16
 
 // RenderNode returns the files of a node's configuration, by their paths below
 // /etc/asterisk: all of them, or with Attach those that Attach's lines include.

@@ -65,6 +65,7 @@ type benchmark struct {
 var all = []benchmark{
 	{"route_decide", routeDecide},
 	{"xml_dialplan", xmlDialplan},
+	{"realtime_single", realtimeSingle},
 	{"apply_one", applyOne},
 	{"cold_start", coldStart},
 	{"lookup_source", lookupSource},

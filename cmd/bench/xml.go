@@ -56,17 +56,17 @@ func xmlDialplan(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := startBaseline(ctx, size)
+	base, err := startBaseline(ctx, "/freeswitch/xml", size)
 	if err != nil {
 		return nil, err
 	}
 	var a, b []float64
 	for i := range xmlRuns + 1 {
-		x, err := requests(ctx, ours, bodies)
+		x, err := requests(ctx, "http://"+ours+"/freeswitch/xml", bodies)
 		if err != nil {
 			return nil, err
 		}
-		y, err := requests(ctx, base, bodies)
+		y, err := requests(ctx, "http://"+base+"/freeswitch/xml", bodies)
 		if err != nil {
 			return nil, err
 		}
@@ -134,19 +134,24 @@ func checkAnswers(x *route.Snapshot, bodies [][]byte) (int, error) {
 }
 
 func startConfigsvc(ctx context.Context, live *route.Live) (string, error) {
+	return startDialect(ctx, live, configsvc.Dialect{
+		Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8",
+		Answer: func(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
+			answer, sum := freeswitch.Answer(x, q.Node, time.Now(), q.Body, dst)
+			return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant}
+		},
+	})
+}
+
+// startDialect serves one dialect as the program does.
+func startDialect(ctx context.Context, live *route.Live, d configsvc.Dialect) (string, error) {
 	cfg := configsvc.DefaultConfig()
 	want := sha256.Sum256([]byte(benchToken))
 	cfg.Listen = "127.0.0.1:0"
 	cfg.IsNode = func(_ *route.Snapshot, _ bulkhead.NodeID, password string) bool { // as the program does it
 		return sha256.Sum256([]byte(password)) == want
 	}
-	s, err := configsvc.New(cfg, live, []configsvc.Dialect{{
-		Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8",
-		Answer: func(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
-			answer, sum := freeswitch.Answer(x, q.Node, time.Now(), q.Body, dst)
-			return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant}
-		},
-	}}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	s, err := configsvc.New(cfg, live, []configsvc.Dialect{d}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		return "", err
 	}
@@ -155,14 +160,14 @@ func startConfigsvc(ctx context.Context, live *route.Live) (string, error) {
 }
 
 // startBaseline serves the least that any such service must do.
-func startBaseline(ctx context.Context, size int) (string, error) {
+func startBaseline(ctx context.Context, pattern string, size int) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
 	answer := bytes.Repeat([]byte("x"), size)
 	r := chi.NewRouter()
-	r.Post("/freeswitch/xml", func(w http.ResponseWriter, r *http.Request) {
+	r.Post(pattern, func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(r.Body); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -178,8 +183,7 @@ func startBaseline(ctx context.Context, size int) (string, error) {
 
 // requests returns the requests a second that a server answers to a fixed
 // number of clients, each with one kept-alive connection.
-func requests(ctx context.Context, addr string, bodies [][]byte) (float64, error) {
-	target := "http://" + addr + "/freeswitch/xml"
+func requests(ctx context.Context, target string, bodies [][]byte) (float64, error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: xmlClients, DisableCompression: true}}
 	defer client.CloseIdleConnections()
 	var wg sync.WaitGroup

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/bulkhead-voip/bulkhead/asterisk"
+	"github.com/bulkhead-voip/bulkhead/configsvc"
+	"github.com/bulkhead-voip/bulkhead/route"
+)
+
+const (
+	realtimeTenants = 100_000
+	realtimePath    = "/asterisk/realtime/"
+)
+
+// realtimeSingle compares the requests a second that configsvc answers with one
+// endpoint of an Asterisk with those of a handler that reads the same body and
+// writes as many fixed bytes.
+func realtimeSingle(ctx context.Context) ([]figure, error) {
+	live := &route.Live{}
+	live.Store(route.New(state(realtimeTenants)))
+	bodies := make([][]byte, realtimeTenants)
+	size := 0
+	for i := range bodies {
+		bodies[i] = []byte("id=102%40" + tenantDomain(i))
+		answer, sum := asterisk.AnswerRealtime(live.Load(), benchNode, "ps_endpoints/single", bodies[i], nil)
+		if sum.Outcome != "found" || sum.Tenant != tenantName(i) {
+			return nil, fmt.Errorf("request %d was answered %q", i, answer)
+		}
+		size = len(answer) // the names are of one length
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	ours, err := startDialect(ctx, live, configsvc.Dialect{
+		Name: "asterisk_realtime", Pattern: realtimePath + "*", Methods: []string{http.MethodPost}, ContentType: "text/plain",
+		Answer: func(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
+			answer, sum := asterisk.AnswerRealtime(x, q.Node, strings.TrimPrefix(q.Path, realtimePath), q.Body, dst)
+			return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant, Urgent: true}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	base, err := startBaseline(ctx, realtimePath+"*", size)
+	if err != nil {
+		return nil, err
+	}
+	var a, b []float64
+	for i := range xmlRuns + 1 {
+		x, err := requests(ctx, "http://"+ours+realtimePath+"ps_endpoints/single", bodies)
+		if err != nil {
+			return nil, err
+		}
+		y, err := requests(ctx, "http://"+base+realtimePath+"ps_endpoints/single", bodies)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 { // the first pair warms up
+			a, b = append(a, x), append(b, y)
+		}
+	}
+	rate, baseline := median(a), median(b)
+	return []figure{
+		{name: "realtime_single", value: rate, unit: "req/s", ratio: rate / baseline, bar: bar{">=", 0.80}},
+		{name: "realtime_single_baseline", value: baseline, unit: "req/s"},
+	}, nil
+}
