@@ -27,11 +27,11 @@ lint: ## formatting, vet, staticcheck
 fuzz: ## every fuzz target for FUZZ (default 30s); apart from test, which must say the same twice
 	scripts/fuzz $(or $(FUZZ),30s)
 
-chaos: ## 100,000 legs through the whole pipeline while it is killed, 5,000 through a real Asterisk, 200 kills of the registry each, about 45 minutes
+chaos: ## 100,000 legs through the whole pipeline while it is killed, 5,000 through a real Asterisk, 200 kills of the registry each, 10 minutes beside an Asterisk without its centre, about 55 minutes
 	BULKHEAD_KILLS=$(or $(KILLS),200) $(GO) test -count=1 -timeout 30m -run '^TestKilled' ./registry
 	BULKHEAD_CHAOS_LEGS=$(or $(LEGS),100000) BULKHEAD_CHAOS_RATE=$(or $(RATE),100) BULKHEAD_CHAOS_SEED=$(or $(SEED),1) \
-	BULKHEAD_CHAOS_REAL_LEGS=$(or $(REAL_LEGS),5300) \
-		$(GO) test -count=1 -timeout 60m -v -run '^TestChaos(RealAsterisk)?$$' ./cmd/bulkhead
+	BULKHEAD_CHAOS_REAL_LEGS=$(or $(REAL_LEGS),5300) BULKHEAD_CHAOS_CUT=$(or $(CUT),600) \
+		$(GO) test -count=1 -timeout 60m -v -run '^TestChaos(RealAsterisk|AsteriskAgent)?$$' ./cmd/bulkhead
 
 bench: ## prints one line a figure; BENCH=name runs one
 	@$(GO) run ./cmd/bench $(BENCH)

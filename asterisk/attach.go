@@ -164,9 +164,9 @@ func Attach(dir string, p NodeParams) error {
 
 // Detach takes out of the files of a folder what Attach added, and the files
 // that it wrote. The others are then, byte for byte, as they were. It returns
-// the files that it changed or removed. Nothing takes effect before Asterisk is
-// restarted.
-func Detach(dir string) ([]string, error) {
+// the files that it changed or removed; with dry it only tells which it would.
+// Nothing takes effect before Asterisk is restarted.
+func Detach(dir string, dry bool) ([]string, error) {
 	var changed []string
 	for _, a := range append([]Addition{{File: "modules.conf"}}, additions...) {
 		file := filepath.Join(dir, a.File)
@@ -183,6 +183,7 @@ func Detach(dir string) ([]string, error) {
 			return changed, fmt.Errorf("detach %s: the lines that were added have no end %q: take them out by hand: %w", file, addedEnd, bulkhead.Conflict)
 		case text == string(b):
 			continue
+		case dry:
 		case text == addedFile:
 			err = os.Remove(file)
 		default:
@@ -199,15 +200,19 @@ func Detach(dir string) ([]string, error) {
 	}
 	for _, f := range files {
 		name := filepath.Join("bulkhead", filepath.Base(f))
-		if err := os.Remove(filepath.Join(dir, name)); err == nil {
+		if dry {
+			_, err = os.Stat(filepath.Join(dir, name))
+		} else {
+			err = os.Remove(filepath.Join(dir, name))
+		}
+		if err == nil {
 			changed = append(changed, name)
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return changed, fmt.Errorf("detach %s: %w", dir, err)
 		}
 	}
-	// Files of the event bridge may be there too.
-	if err := os.Remove(filepath.Join(dir, "bulkhead")); err == nil {
-		changed = append(changed, "bulkhead")
+	if !dry {
+		_ = os.Remove(filepath.Join(dir, "bulkhead")) // files of the event bridge may be there too
 	}
 	return changed, nil
 }

@@ -235,11 +235,17 @@ func TestAttached(t *testing.T) {
 		}
 	})
 
-	changed, err := asterisk.Detach(etc)
+	would, err := asterisk.Detach(etc, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("changed: %q", changed)
+	changed, err := asterisk.Detach(etc, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(would, changed) || len(changed) == 0 {
+		t.Errorf("it changed %q, and said it would %q", changed, would)
+	}
 	after := folder(t, etc)
 	for _, name := range slices.Sorted(maps.Keys(after)) {
 		if !bytes.Equal([]byte(before[name]), []byte(after[name])) {

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/asterisk"
+	"github.com/bulkhead-voip/bulkhead/asterisk/asterisktest"
+	"github.com/bulkhead-voip/bulkhead/registry"
+	"github.com/bulkhead-voip/bulkhead/siptest"
+)
+
+// serviceAt starts one service with its admin API at an address that it keeps.
+func serviceAt(t *testing.T, data, admin string, start func(*parts, *group) error) *running {
+	t.Helper()
+	f := &serviceFlags{Data: data, Admin: admin, LogLevel: "error"}
+	g := newGroup(t.Context(), serviceStop)
+	p, err := openParts(g, f, f.logger(io.Discard))
+	if err == nil {
+		err = start(p, g)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.started()
+	return &running{p, g}
+}
+
+func centralAt(t *testing.T, data, admin string) *running {
+	t.Helper()
+	return serviceAt(t, data, admin, func(p *parts, g *group) error {
+		if err := p.followStore(g, &storeFlags{}, "configsvc"); err != nil {
+			return err
+		}
+		_, err := p.serveAPI(g)
+		return err
+	})
+}
+
+// deskCell is what a revision adds for an Asterisk whose phones register with it.
+func deskCell(sip string) bulkhead.Change {
+	t := bulkhead.Tenant{ID: "desk", Cell: "desks", Profile: "standard", Domains: []string{"desk.example"}, Codecs: []string{"PCMA"}}
+	for i := range 5 {
+		extension := fmt.Sprint(101 + i)
+		sum := md5.Sum([]byte(extension + ":desk.example:secret"))
+		t.Users = append(t.Users, bulkhead.User{Extension: extension, HA1: hex.EncodeToString(sum[:])})
+	}
+	return bulkhead.Change{
+		Cells:   []bulkhead.Cell{{ID: "desks"}},
+		Pools:   []bulkhead.Pool{{ID: "desks-std", Cell: "desks", Profile: "standard"}},
+		Nodes:   []bulkhead.Node{{ID: "ast1", Pool: "desks-std", Kind: bulkhead.Asterisk, SIP: sip}},
+		Tenants: []bulkhead.Tenant{t},
+	}
+}
+
+// TestChaosAsteriskAgent: a real Asterisk asks an agent on its host, and everything
+// else dies. Registrations and calls go on for as long as it takes
+// (BULKHEAD_CHAOS_CUT seconds), through restarts of the agent and of Asterisk and
+// with its caches emptied; when the centre is back, changes arrive.
+func TestChaosAsteriskAgent(t *testing.T) {
+	asterisktest.Need(t)
+	cut := time.Duration(fromEnv(t, "BULKHEAD_CHAOS_CUT", 20)) * time.Second
+	data, agentData := filepath.Join(t.TempDir(), "central"), filepath.Join(t.TempDir(), "agent")
+	admin := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	if err := dataDir(data).open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := seedDemo(t.Context(), dataDir(data), io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	centre := centralAt(t, data, admin)
+	commit := func(c bulkhead.Change) {
+		t.Helper()
+		at := centre.live.Load().Revision()
+		if _, err := centre.store.Commit(t.Context(), at, bulkhead.Revision{Author: "t", Change: c}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 20*time.Second, "the revision", func() string {
+			if centre.live.Load().Revision() > at {
+				return ""
+			}
+			return "not yet"
+		})
+	}
+	commit(deskCell("127.0.7.1:5060"))
+	file, _ := centre.tokenFile(t, registry.Token{Scope: registry.ScopeNode, Node: "ast1"})
+
+	ask := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	ast := asterisktest.Start(t, asterisktest.Options{Node: &asterisk.NodeParams{Node: "ast1", Token: secretIn(t, file), URLs: []string{"http://" + ask}}})
+	if err := os.MkdirAll(filepath.Join(agentData, "secrets"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(agentData, "secrets", cacheSecret), []byte(ast.Caches().Secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	startAgent := func() *running {
+		t.Helper()
+		return startService(t, agentData, func(p *parts, g *group) error {
+			f := feedFlags{Central: []string{"http://" + admin}, TokenFile: file}
+			if err := f.follow(p, g, "configsvc"); err != nil {
+				return err
+			}
+			if _, err := startConfigsvc(p, g, ask); err != nil {
+				return err
+			}
+			return startCaches(p, g, map[string]string{"ast1": ast.Caches().Addr})
+		})
+	}
+	agent := startAgent()
+	desk := newDesk(t, ast.SIP.String())
+	a, _ := desk.phone(t, "101"), desk.phone(t, "102")
+	desk.works(t, a, "8")
+
+	centre.stop(t)
+	end := time.Now().Add(cut)
+	agent.stop(t)
+	agent = startAgent() // from its disk; it empties Asterisk's caches
+	desk.works(t, a, "8")
+	_ = desk.phone(t, "103") // whom Asterisk has never seen
+	ast.Restart()
+	desk.works(t, a, "8") // 102 need not register again
+	pace := time.NewTicker(500 * time.Millisecond)
+	defer pace.Stop()
+	for n := 0; n < 3 || time.Now().Before(end); n++ {
+		desk.register(t, a)
+		desk.works(t, a, "8")
+		<-pace.C
+	}
+
+	centre = centralAt(t, data, admin)
+	defer func() { centre.stop(t) }()
+	defer func() { agent.stop(t) }()
+	changed := *centre.live.Load().Tenant("desk")
+	changed.Codecs = []string{"PCMU"}
+	commit(bulkhead.Change{Tenants: []bulkhead.Tenant{changed}})
+	eventually(t, time.Minute, "the change in Asterisk", func() string {
+		return desk.call(a, "0")
+	})
+}
+
+// desk is phones at an Asterisk.
+type desk struct {
+	group *siptest.Phones
+	media chan string // of each call that rings: the codecs that are offered
+}
+
+func newDesk(t *testing.T, proxy string) *desk {
+	t.Helper()
+	group, err := siptest.NewPhones(siptest.PhonesConfig{Proxy: proxy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = group.Close() })
+	return &desk{group: group, media: make(chan string, 16)}
+}
+
+func (d *desk) phone(t *testing.T, extension string) *siptest.Phone {
+	t.Helper()
+	p, err := d.group.Add(siptest.PhoneConfig{User: extension, Domain: "desk.example", Password: "secret", OnInvite: func(in *siptest.Incoming) siptest.Behaviour {
+		_, media, _ := strings.Cut(string(in.Request().Body()), "RTP/AVP ")
+		media, _, _ = strings.Cut(media, " ")
+		d.media <- media
+		return siptest.Behaviour{}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.register(t, p)
+	return p
+}
+
+// register registers a phone, now or soon: while the agent starts, nobody answers.
+func (d *desk) register(t *testing.T, p *siptest.Phone) {
+	t.Helper()
+	eventually(t, 30*time.Second, p.User()+" registers", func() string {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := p.Register(ctx); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// call calls 102 and hangs up; it returns what is wrong, or "".
+func (d *desk) call(from *siptest.Phone, codec string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := from.Dial(ctx, "102", siptest.DialOptions{})
+	if err != nil {
+		return err.Error()
+	}
+	if err := c.Hangup(ctx); err != nil {
+		return err.Error()
+	}
+	if got := <-d.media; got != codec {
+		return "offered " + got
+	}
+	return ""
+}
+
+func (d *desk) works(t *testing.T, from *siptest.Phone, codec string) {
+	t.Helper()
+	eventually(t, 30*time.Second, "a call", func() string { return d.call(from, codec) })
+}
