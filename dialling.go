@@ -32,6 +32,9 @@ func (d *Dialling) E164(dialled string) (number string, ok bool) {
 // Public makes an E.164 number, without '+', of a number as the public network
 // of the tenant's country writes it.
 func (d *Dialling) Public(number string) (e164 string, ok bool) {
+	if len(number) < 2 {
+		return "", false
+	}
 	if d.Country == "" || d.Area+d.NationalPrefix+d.InternationalPrefix == "" {
 		return d.canonical(strings.TrimPrefix(number, "+"))
 	}

@@ -125,7 +125,7 @@ func Zone(name string) (*time.Location, error) {
 			return z, nil
 		}
 	}
-	if !zoneForm.MatchString(name) {
+	if !zoneForm.MatchString(name) || name == "Local" { // which is another on each host
 		return nil, invalid("time_zone", "%q is not a time zone such as Europe/Berlin", name)
 	}
 	z, err := time.LoadLocation(name)

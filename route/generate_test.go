@@ -98,6 +98,9 @@ func drawWorld(t *rapid.T) *world {
 
 func (w *world) drawTenant(t *rapid.T, i int, cell bulkhead.CellID, profile bulkhead.ProfileID) bulkhead.Tenant {
 	k := bulkhead.Tenant{ID: bulkhead.TenantID(fmt.Sprintf("t%d", i)), Cell: cell, Profile: profile}
+	if rapid.IntRange(0, 3).Draw(t, "unmanaged") == 0 {
+		k.Managed = new(bool)
+	}
 	for j := range rapid.IntRange(1, 3).Draw(t, "domains") {
 		k.Domains = append(k.Domains, fmt.Sprintf("d%d.t%d.example", j, i))
 	}

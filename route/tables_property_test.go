@@ -178,6 +178,10 @@ func checkPlan(t *rapid.T, x *route.Snapshot, c route.Call, rows map[string]stri
 	if expected(p) != expected(first) || !cmp.Equal(p.Actions, first.Actions) {
 		t.Fatalf("%+v: a node plans %+v, the SBC %+v", c, p, first)
 	}
+	// An unmanaged tenant is located all the same, but its call is not ours.
+	if managed := x.Tenant(p.Tenant).IsManaged(); p.Managed != managed || managed == cmp.Equal(p.Actions, []route.Action{route.Unmanaged}) {
+		t.Fatalf("%+v: managed is %v, planned %+v", c, managed, p)
+	}
 	dial, _ := p.Actions[0].(route.Dial)
 	for _, leg := range dial.Legs {
 		if d, ok := leg.(route.DialUser); ok && (rows["d:"+d.Realm] != string(p.Tenant) || rows["u:"+d.Extension+"@"+string(p.Tenant)] == "") {
