@@ -62,7 +62,7 @@ func TestRenderConf(t *testing.T) {
 			"param encode=false", "param encode-values=true", "param log-errors-to-disk=true", "param err-log-dir=/var/lib/freeswitch/json_cdr",
 			"param log-b-leg=true",
 		},
-		"dialplan/bulkhead_curl.xml": {"context bulkhead_curl", "action respond=503 Service Unavailable", "action multiset=${curl_response_data}"},
+		"dialplan/bulkhead_curl.xml": {"context bulkhead_curl", "action respond=503 Service Unavailable", "action multiset=${curl_response_data}=true"},
 		"dialplan/bulkhead.xml":      {"context bulkhead", "action respond=503 Service Unavailable"},
 		"sip_profiles/internal.xml":  {"profile internal", "param sip-ip=10.0.1.1", "param sip-port=5080", "param context=bulkhead", "param apply-inbound-acl=bulkhead_sbc"},
 	}
