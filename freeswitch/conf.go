@@ -41,6 +41,10 @@ type Params struct {
 	CDRErrDir string
 }
 
+// BindingsFile is the file by which a FreeSWITCH asks Bulkhead; it alone is
+// added to a switch that has a configuration of its own.
+const BindingsFile = "autoload_configs/xml_curl.conf.xml"
+
 const jsonCDRConf = "autoload_configs/json_cdr.conf.xml"
 
 // ConfFile is a file of a FreeSWITCH configuration.

@@ -21,6 +21,7 @@ type configFreeswitchCmd struct {
 	Bridge []string `help:"Addresses of the event bridges that may use the event socket. Default: loopback." placeholder:"IP"`
 	CDRURL []string `help:"URLs of the event bridge's /freeswitch/cdr; none: mod_json_cdr is left out." name:"cdr-url" default:"http://127.0.0.1:8090/freeswitch/cdr" placeholder:"URL"`
 	CDRDir string   `help:"Folder on the node for call records that could not be posted." name:"cdr-dir" default:"/var/lib/freeswitch/json_cdr" placeholder:"DIR"`
+	Attach bool     `help:"Only what to add to a FreeSWITCH that has a configuration of its own: the bindings of mod_xml_curl."`
 	Out    string   `short:"o" help:"Folder to write the files into. Default: print them." type:"path" placeholder:"DIR"`
 }
 
@@ -38,6 +39,9 @@ func (c *configFreeswitchCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	for _, f := range files {
+		if c.Attach && f.Path != freeswitch.BindingsFile {
+			continue
+		}
 		if c.Out == "" {
 			fmt.Fprintf(a.out, "<!-- ===== %s ===== -->\n%s\n", f.Path, f.Text)
 			continue
