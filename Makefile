@@ -27,7 +27,8 @@ lint: ## formatting, vet, staticcheck
 fuzz: ## every fuzz target for FUZZ (default 30s); apart from test, which must say the same twice
 	scripts/fuzz $(or $(FUZZ),30s)
 
-chaos: ## 100,000 legs through the whole pipeline while it is killed, 5,000 through a real Asterisk, 200 kills of the registry each, 10 minutes beside an Asterisk without its centre, about 55 minutes
+chaos: ## 100,000 legs through the whole pipeline while it is killed, 5,000 through a real Asterisk, 200 kills of the registry each, a minute of changes at a real Kamailio, 10 minutes beside an Asterisk without its centre, about 55 minutes
+	BULKHEAD_CHAOS_CHANGES=$(or $(CHANGES),60s) $(GO) test -count=1 -timeout 10m -run '^TestChangesUnderTraffic$$' ./kamailio
 	BULKHEAD_KILLS=$(or $(KILLS),200) $(GO) test -count=1 -timeout 30m -run '^TestKilled' ./registry
 	BULKHEAD_CHAOS_LEGS=$(or $(LEGS),100000) BULKHEAD_CHAOS_RATE=$(or $(RATE),100) BULKHEAD_CHAOS_SEED=$(or $(SEED),1) \
 	BULKHEAD_CHAOS_REAL_LEGS=$(or $(REAL_LEGS),5300) BULKHEAD_CHAOS_CUT=$(or $(CUT),600) \
