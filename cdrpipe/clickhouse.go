@@ -138,7 +138,8 @@ type ClickHouse struct {
 var _ Warehouse = (*ClickHouse)(nil)
 
 // OpenClickHouse connects and brings the tables up to date. The error is
-// bulkhead.Unavailable if the server cannot be used.
+// bulkhead.Denied if the server refuses the user, its password or a
+// permission, and bulkhead.Unavailable if it cannot be used otherwise.
 func OpenClickHouse(ctx context.Context, cfg ClickHouseConfig) (*ClickHouse, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -167,12 +168,28 @@ func OpenClickHouse(ctx context.Context, cfg ClickHouseConfig) (*ClickHouse, err
 		prepare = c.look
 	}
 	if err := prepare(ctx); err != nil {
-		if !errors.Is(err, bulkhead.NotFound) {
+		if err = cfg.explain(err); !errors.Is(err, bulkhead.NotFound) && !errors.Is(err, bulkhead.Denied) {
 			err = fmt.Errorf("%w: %w", bulkhead.Unavailable, err)
 		}
 		return nil, errors.Join(fmt.Errorf("open ClickHouse at %s: %w", strings.Join(cfg.Addrs, ", "), err), conn.Close())
 	}
 	return c, nil
+}
+
+// explain says what to do where the server is there and refuses us: waiting
+// does not mend that. Other errors it returns as they are.
+func (c *ClickHouseConfig) explain(err error) error {
+	var refused *clickhouse.Exception
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch refused.Code {
+	case 192, 193, 194, 516: // unknown user, wrong or missing password
+		return fmt.Errorf("ClickHouse refuses the user %q or its password: look at --warehouse, and at --warehouse-password-file or BULKHEAD_WAREHOUSE_PASSWORD: %w: %w", c.User, bulkhead.Denied, err)
+	case 164, 291, 497: // read only, no access to the database, a missing grant
+		return fmt.Errorf("ClickHouse refuses the user %q a permission: grant it what docs/cdr.md lists: %w: %w", c.User, bulkhead.Denied, err)
+	}
+	return err
 }
 
 // look makes sure that there is something to ask.

@@ -96,7 +96,7 @@ func (c *ClickHouse) Insert(ctx context.Context, entries []cdr.Entry) error {
 		err = c.putGaps(ctx, gaps)
 	}
 	if err != nil {
-		return fmt.Errorf("store %d call records: %w", len(entries), err)
+		return fmt.Errorf("store %d call records: %w", len(entries), c.cfg.explain(err))
 	}
 	return nil
 }
@@ -410,7 +410,7 @@ func (c *ClickHouse) Quarantine(ctx context.Context, payloads []Undecodable) err
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("store %d undecodable payloads: %w", len(payloads), err)
+		return fmt.Errorf("store %d undecodable payloads: %w", len(payloads), c.cfg.explain(err))
 	}
 	return nil
 }

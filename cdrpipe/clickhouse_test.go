@@ -168,14 +168,19 @@ func TestClickHouseUsers(t *testing.T) {
 	if rows, _ := exportAll(t, r, Export{Limit: 10}); len(rows) != 1 {
 		t.Errorf("%d rows exported", len(rows))
 	}
-	if err := r.Insert(t.Context(), []cdr.Entry{entry(fullRecord(2))}); err == nil {
-		t.Error("the reader may write")
+	if err := r.Insert(t.Context(), []cdr.Entry{entry(fullRecord(2))}); !errors.Is(err, bulkhead.Denied) {
+		t.Errorf("the reader writes: %v, want bulkhead.Denied", err)
 	}
 	testSlowInsert(t, w, r)
 
+	cfg.ReadOnly = false
+	if _, err = OpenClickHouse(t.Context(), cfg); !errors.Is(err, bulkhead.Denied) || !strings.Contains(err.Error(), "grant") {
+		t.Errorf("a reader that is to write: %v, want bulkhead.Denied and what to do", err)
+	}
 	cfg.Password = "wr0ng"
-	if _, err = OpenClickHouse(t.Context(), cfg); !errors.Is(err, bulkhead.Unavailable) || strings.Contains(err.Error(), "wr0ng") {
-		t.Errorf("wrong password: %v, want bulkhead.Unavailable without it", err)
+	if _, err = OpenClickHouse(t.Context(), cfg); !errors.Is(err, bulkhead.Denied) || errors.Is(err, bulkhead.Unavailable) ||
+		!strings.Contains(err.Error(), "password-file") || strings.Contains(err.Error(), "wr0ng") {
+		t.Errorf("wrong password: %v, want bulkhead.Denied without it, and what to do", err)
 	}
 }
 

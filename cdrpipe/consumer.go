@@ -207,6 +207,12 @@ func (c *Consumer) note(what string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case errors.Is(err, bulkhead.Denied) && !errors.Is(c.failure, bulkhead.Denied):
+		c.log.Error("call records are refused and wait in the stream until somebody mends it", "tried", what, "error", err)
+		c.failure = fmt.Errorf("%s: %w", what, err)
+		if c.failingSince.IsZero() {
+			c.failingSince = time.Now()
+		}
 	case err != nil && c.failure == nil:
 		c.log.Error("call records do not reach the warehouse and wait in the stream", "tried", what, "error", err)
 		c.failure, c.failingSince = fmt.Errorf("%s: %w", what, err), time.Now()
@@ -218,12 +224,12 @@ func (c *Consumer) note(what string, err error) {
 	}
 }
 
-// Ready returns nil unless attempts have been failing for 5 s. The error is
-// bulkhead.Unavailable.
+// Ready returns nil unless attempts have been failing for 5 s, or were refused.
+// The error is bulkhead.Unavailable, and bulkhead.Denied in the second case.
 func (c *Consumer) Ready() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.failure == nil || time.Since(c.failingSince) <= unreadyAfter {
+	if c.failure == nil || time.Since(c.failingSince) <= unreadyAfter && !errors.Is(c.failure, bulkhead.Denied) {
 		return nil
 	}
 	return fmt.Errorf("call records have not reached the warehouse since %s: %w: %w",

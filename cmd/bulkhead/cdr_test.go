@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -52,7 +51,11 @@ func cdrStores(t *testing.T, test func(t *testing.T, store cdrpipe.Warehouse, wh
 	t.Run("clickhouse", func(t *testing.T) {
 		server := testenv.ClickHouse(t)
 		f := warehouseFlags{Warehouse: "clickhouse://" + server.Native + "/cdrs"}
-		s, err := f.open(t.Context(), dataDir(t.TempDir()), slog.New(slog.DiscardHandler))
+		cfg, err := f.clickHouse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := cdrpipe.OpenClickHouse(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

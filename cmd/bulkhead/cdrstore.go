@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -47,43 +48,54 @@ type warehouse interface {
 	io.Closer
 }
 
-// open opens the store of who writes to it.
-func (f *warehouseFlags) open(ctx context.Context, data dataDir, log *slog.Logger) (warehouse, error) {
+// open opens the store of who writes to it. It waits for a ClickHouse that is
+// away, and for one that refuses us: it may be started, or its users mended,
+// later than we are started, and nobody has to start us again. Meanwhile
+// /readyz says which of the two it is.
+func (f *warehouseFlags) open(p *parts, g *group, log *slog.Logger) (warehouse, error) {
 	if f.Warehouse == sqliteStore {
-		return cdrpipe.OpenSQLite(ctx, data.cdrs())
+		return cdrpipe.OpenSQLite(g.ctx, p.data.cdrs())
 	}
-	cfg, err := f.clickHouse()
-	if err != nil {
-		return nil, err
-	}
-	return openClickHouse(ctx, cfg, log)
-}
-
-// clickHouseRetry is the pause before a ClickHouse that is away is tried again.
-const clickHouseRetry = time.Second
-
-// openClickHouse waits for a ClickHouse that is away: it may be started later
-// than we are, and nobody has to start us again.
-func openClickHouse(ctx context.Context, cfg cdrpipe.ClickHouseConfig, log *slog.Logger) (warehouse, error) {
-	for said := ""; ; {
-		w, err := cdrpipe.OpenClickHouse(ctx, cfg)
-		if err == nil {
-			return w, nil
+	var failure atomic.Pointer[error] // of the last attempt
+	g.readyWhen("CDR store", func() error {
+		if err := failure.Load(); err != nil {
+			return *err
 		}
-		if !errors.Is(err, bulkhead.Unavailable) || ctx.Err() != nil {
+		return nil
+	})
+	for said := ""; ; {
+		cfg, err := f.clickHouse() // again, since the password may be mended in its file
+		if err != nil {
 			return nil, err
 		}
+		w, err := cdrpipe.OpenClickHouse(g.ctx, cfg)
+		if err == nil {
+			failure.Store(nil)
+			return w, nil
+		}
+		denied := errors.Is(err, bulkhead.Denied)
+		if !denied && !errors.Is(err, bulkhead.Unavailable) || g.ctx.Err() != nil {
+			return nil, err
+		}
+		failure.Store(&err)
 		if err.Error() != said {
 			said = err.Error()
-			log.Warn("waiting for the warehouse", "error", err)
+			if denied {
+				log.Error("the warehouse refuses us; no record is stored until somebody mends it", "error", err)
+			} else {
+				log.Warn("waiting for the warehouse", "error", err)
+			}
 		}
 		select {
-		case <-ctx.Done():
+		case <-g.ctx.Done():
 			return nil, err
 		case <-time.After(clickHouseRetry):
 		}
 	}
 }
+
+// clickHouseRetry is the pause before a ClickHouse that is away is tried again.
+const clickHouseRetry = time.Second
 
 // ask opens the store of who only asks: nothing is made that is not there.
 func (f *warehouseFlags) ask(ctx context.Context, data dataDir) (warehouse, error) {
@@ -129,7 +141,7 @@ const (
 // startCdrpipe moves records from the spool, or from Redis, to the store.
 func startCdrpipe(p *parts, g *group, f *warehouseFlags) (cdrpipe.Warehouse, error) {
 	log := p.log.With("service", "cdrpipe")
-	store, err := f.open(g.ctx, p.data, log)
+	store, err := f.open(p, g, log)
 	if err != nil {
 		return nil, err
 	}

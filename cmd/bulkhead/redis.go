@@ -154,6 +154,9 @@ type groupStream struct{ c *stream.Consumer }
 
 func (s groupStream) Read(ctx context.Context, limit int) (cdrpipe.Batch, error) {
 	b, err := s.c.Read(ctx, limit)
+	if errors.Is(err, stream.ErrDenied) {
+		err = fmt.Errorf("%w: %w", bulkhead.Denied, err)
+	}
 	return cdrpipe.Batch(b), err
 }
 

@@ -17,6 +17,8 @@ type metrics struct {
 	collectors.Set
 	bytes       prometheus.Gauge
 	segments    prometheus.Gauge
+	room        prometheus.Gauge
+	alarm       prometheus.Gauge
 	age         prometheus.Gauge
 	appended    prometheus.Counter
 	fsync       prometheus.Histogram
@@ -34,6 +36,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		segments: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bulkhead_spool_segments",
 			Help: "Segments on disk, those in quarantine included.",
+		}),
+		room: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bulkhead_spool_room_bytes",
+			Help: "Bytes that can still be stored: up to the limit, or what the file system has free if that is less.",
+		}),
+		alarm: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bulkhead_spool_alarm",
+			Help: "1 while the room is less than half of the limit, else 0.",
 		}),
 		age: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bulkhead_spool_oldest_unacked_age_seconds",
@@ -64,7 +74,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	for _, reason := range []string{reasonDisk, reasonQueue, reasonFailed} {
 		m.refused.WithLabelValues(reason)
 	}
-	return m, m.Register(reg, "the spool", m.bytes, m.segments, m.age, m.appended, m.fsync, m.refused, m.quarantined, m.truncated)
+	return m, m.Register(reg, "the spool", m.bytes, m.segments, m.room, m.alarm, m.age, m.appended, m.fsync, m.refused, m.quarantined, m.truncated)
 }
 
 type readerMetrics struct {

@@ -49,6 +49,7 @@ func (w *watched) disk() disk {
 			}
 			return err
 		},
+		free: under.free,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,6 +226,49 @@ func TestFullAndRoomAgain(t *testing.T) {
 	until(t, "room", func() bool { return s.Append(t.Context(), []byte("again")) == nil })
 	if got, _ := drain(t, r); !cmp.Equal([]string{"again"}, got) {
 		t.Fatalf("after room: %q", got)
+	}
+}
+
+// TestAlarm raises it by what waits and by a file system that fills, each long
+// before a record is refused, and takes it back.
+func TestAlarm(t *testing.T) {
+	dir := t.TempDir()
+	o := small()
+	o.MaxBytes = 8 * o.SegmentBytes
+	var free atomic.Int64
+	free.Store(1 << 40)
+	d := realDisk()
+	d.free = func(string) (int64, error) { return free.Load(), nil }
+	s, err := openOn(dir, o, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	r := openReader(t, dir, "one")
+	alarm := func(want float64) func() bool {
+		return func() bool { return testutil.ToFloat64(s.m.alarm) == want }
+	}
+	until(t, "no alarm", alarm(0))
+	for n := 0; testutil.ToFloat64(s.m.bytes) < float64(o.MaxBytes)*5/8; n++ {
+		if err := s.Append(t.Context(), fmt.Appendf(nil, "%0100d", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the alarm of the backlog", alarm(1))
+	_, last := drain(t, r)
+	if err := last.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "its end", alarm(0))
+	free.Store(o.MaxBytes/2 - 1)
+	until(t, "the alarm of the file system", alarm(1))
+	if room := testutil.ToFloat64(s.m.room); room != float64(o.MaxBytes/2-1) {
+		t.Errorf("room of %v bytes", room)
+	}
+	free.Store(1 << 40)
+	until(t, "its end", alarm(0))
+	if err := s.Append(t.Context(), []byte("still")); err != nil {
+		t.Error(err)
 	}
 }
 

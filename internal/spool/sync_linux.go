@@ -16,3 +16,12 @@ func fdatasync(f *os.File) error {
 		}
 	}
 }
+
+// freeBytes returns how much the file system of dir can still take from us.
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, os.NewSyscallError("statfs", err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}

@@ -15,6 +15,7 @@ type disk struct {
 	write   func(f *os.File, b []byte, off int64) error
 	sync    func(f *os.File) error
 	syncDir func(dir string) error
+	free    func(dir string) (int64, error) // bytes that its file system can still take from us
 }
 
 func realDisk() disk {
@@ -23,7 +24,7 @@ func realDisk() disk {
 			_, err := f.WriteAt(b, off)
 			return err
 		},
-		sync: fdatasync, syncDir: syncDir,
+		sync: fdatasync, syncDir: syncDir, free: freeBytes,
 	}
 }
 
@@ -39,6 +40,7 @@ type active struct {
 	tidied  time.Time
 	trouble string // the last error of tidy that was logged
 	failing bool   // the last flush failed
+	alarmed bool   // the last look found less than half of MaxBytes of room
 }
 
 // begin repairs the last segment and starts the next one.
@@ -345,7 +347,37 @@ func (s *Spool) sweep() error {
 	s.m.bytes.Set(float64(disk))
 	s.m.segments.Set(float64(len(kept)))
 	s.m.age.Set(s.age(kept, low).Seconds())
+	if err := s.watch(disk); err != nil {
+		trouble = append(trouble, err)
+	}
 	return errors.Join(trouble...)
+}
+
+// watch raises the alarm long before a record has to be refused: when less
+// than half of MaxBytes can still be taken, because of what waits or because
+// the file system has no more.
+func (s *Spool) watch(used int64) error {
+	room := max(0, s.o.MaxBytes-used)
+	free, err := s.io.free(s.dir)
+	if err != nil {
+		return fmt.Errorf("look at the free space: %w", err)
+	}
+	room = min(room, free)
+	alarm := room < s.o.MaxBytes/2
+	s.m.room.Set(float64(room))
+	if alarm == s.alarmed {
+		return nil
+	}
+	s.alarmed = alarm
+	if alarm {
+		s.m.alarm.Set(1)
+		s.log.Warn("spool fills: records are refused when it is full; see why its reader does not follow, or free space on its file system",
+			"room", room, "bytes", used, "limit", s.o.MaxBytes, "free", free, "held_by", s.slowest)
+	} else {
+		s.m.alarm.Set(0)
+		s.log.Info("spool has half of its room again", "room", room)
+	}
+	return nil
 }
 
 // settle frees g if all readers, the slowest of which is at low, are done with

@@ -135,7 +135,7 @@ func (c *Consumer) Read(ctx context.Context, limit int) (Batch, error) {
 			} else {
 				c.m.failures.Inc()
 			}
-			return Batch{}, fmt.Errorf("read stream %s: %w", c.cfg.Stream, err)
+			return Batch{}, fmt.Errorf("read stream %s: %w", c.cfg.Stream, explain(err))
 		}
 		if len(b.Payloads) > 0 {
 			c.m.read.Add(float64(len(b.Payloads)))
@@ -301,7 +301,7 @@ func (c *Consumer) ack(upto int) error {
 		cancel()
 		if err != nil {
 			c.m.failures.Inc()
-			return fmt.Errorf("acknowledge %d records of stream %s: %w", len(d.ids), c.cfg.Stream, err)
+			return fmt.Errorf("acknowledge %d records of stream %s: %w", len(d.ids), c.cfg.Stream, explain(err))
 		}
 		c.m.acked.Add(float64(len(d.ids)))
 		for _, id := range d.ids {

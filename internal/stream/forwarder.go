@@ -181,6 +181,12 @@ func (f *Forwarder) note(err error) {
 		err = fmt.Errorf("stream %s holds its %d entries, and more records wait in the spool: group %v is to acknowledge them", f.cfg.Stream, f.cfg.MaxLen, f.cfg.Groups)
 	}
 	switch {
+	case errors.Is(err, ErrDenied) && !errors.Is(f.failure, ErrDenied):
+		f.log.Error("records are refused and wait in the spool until somebody mends it", "err", err)
+		if f.failure == nil {
+			f.since = time.Now()
+		}
+		f.failure = err
 	case err != nil && f.failure == nil:
 		f.log.Error("records are not sent and wait in the spool", "err", err)
 		f.failure, f.since = err, time.Now()
@@ -193,11 +199,11 @@ func (f *Forwarder) note(err error) {
 	}
 }
 
-// Ready returns nil unless nothing could be sent for 5 s.
+// Ready returns nil unless nothing could be sent for 5 s, or Redis refuses us.
 func (f *Forwarder) Ready() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.failure == nil || time.Since(f.since) <= unreadyAfter {
+	if f.failure == nil || time.Since(f.since) <= unreadyAfter && !errors.Is(f.failure, ErrDenied) {
 		return nil
 	}
 	return fmt.Errorf("records have not been sent since %s and wait in the spool: %w", f.since.UTC().Format(time.RFC3339), f.failure)
