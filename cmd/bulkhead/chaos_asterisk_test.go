@@ -53,7 +53,7 @@ func TestChaosRealAsterisk(t *testing.T) {
 			m.act()
 		}
 	}
-	m.heal()
+	m.alive()
 	truth := m.generator.sipLedger(t)
 	rows := m.settleSIP(truth)
 	wrong, stored := compareSIP(t, truth, rows)
@@ -66,7 +66,7 @@ func TestChaosRealAsterisk(t *testing.T) {
 // newRealMonkey starts the pipeline beside one real Asterisk.
 func newRealMonkey(t *testing.T, pbx *asterisktest.Daemon, log string, seed uint64, cfg generatorConfig) *monkey {
 	t.Helper()
-	m := &monkey{t: t, rnd: rand.New(rand.NewPCG(seed, 9)), done: map[string]int{}}
+	m := &monkey{pipeline: &pipeline{t: t}, rnd: rand.New(rand.NewPCG(seed, 9)), done: map[string]int{}}
 	m.redis = testenv.StartRedis(t)
 	m.clickhouse = testenv.ClickHouse(t)
 	dir := t.TempDir()

@@ -42,17 +42,16 @@ func fromEnv(t *testing.T, name string, otherwise int) int {
 }
 
 // TestChaos runs calls through switch -> bridge -> spool -> Redis -> pipe ->
-// ClickHouse while all but the switches is killed, stopped and cut off, and
-// compares the store with the ledger of the traffic generator, a process of
-// its own: nothing lost, nothing double, no wrong duration. What the bridge
-// did not hear is reported by mod_json_cdr, posted or left in its folder.
+// ClickHouse while all but the switches is killed, stopped, cut off and has
+// its disks filled, and compares the store with the ledger of the traffic
+// generator, a process of its own: nothing lost, nothing double, no wrong
+// duration. What the bridge did not hear is reported by mod_json_cdr, posted
+// or left in its folder.
 func TestChaos(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a minute and more")
-	}
 	legs, rate := fromEnv(t, "BULKHEAD_CHAOS_LEGS", chaosLegs), fromEnv(t, "BULKHEAD_CHAOS_RATE", chaosRate)
 	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
-	m := newMonkey(t, seed, legs, rate)
+	p := startPipeline(t, 2, generatorConfig{Legs: legs, Rate: rate, Seed: seed})
+	m := &monkey{pipeline: p, rnd: rand.New(rand.NewPCG(seed, 7)), done: map[string]int{}}
 	for done := false; !done; {
 		select {
 		case <-m.generator.done:
@@ -61,43 +60,55 @@ func TestChaos(t *testing.T) {
 			m.act()
 		}
 	}
-	m.heal()
-	truth := m.generator.ledger(t)
-	rows := m.settle(truth)
+	p.alive()
+	truth := p.generator.ledger(t)
+	rows := p.settle(truth)
 	wrong := compare(t, truth, rows)
 	t.Logf("seed %d: %d legs, %d things done to the pipeline (%s), %d wrong", seed, len(truth), m.total(), m, wrong)
+	if legs >= 100_000 && m.total() < 300 {
+		t.Errorf("only %d things were done: let the run take longer", m.total())
+	}
 }
 
 // monkey breaks things.
 type monkey struct {
+	*pipeline
+	rnd  *rand.Rand
+	done map[string]int
+}
+
+// pipeline is everything between four switches and a ClickHouse.
+type pipeline struct {
 	t            *testing.T
-	rnd          *rand.Rand
 	redis        *testenv.RedisServer
 	clickhouse   *testenv.ClickHouseServer
 	bridge, pipe *proc
-	wires        []*wire
+	admin        string  // of the bridge
+	wires        []*wire // to the switches, and the last to ClickHouse
+	disks        []*disk // of the bridge, Redis and ClickHouse; none where they cannot be made
 	generator    *generator
-	done         map[string]int
 }
 
-func newMonkey(t *testing.T, seed uint64, legs, rate int) *monkey {
+// startPipeline starts it, beside so many fake Asterisks, and then the traffic;
+// legs, rate and seed are the caller's.
+func startPipeline(t *testing.T, asterisks int, cfg generatorConfig) *pipeline {
 	t.Helper()
-	m := &monkey{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), done: map[string]int{}}
-	m.redis = testenv.StartRedis(t)
-	m.clickhouse = testenv.ClickHouse(t)
+	if testing.Short() {
+		t.Skip("takes a minute and more")
+	}
+	p := &pipeline{t: t}
 	dir := t.TempDir()
+	p.startStores(dir)
 	local := func() string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
 	listen, errDir := local(), filepath.Join(dir, "cdr-err")
-	cfg := generatorConfig{
-		Nodes: map[string]string{}, Password: "chaos-event-socket", CDRURL: "http://NODE:chaos-cdr@" + listen + "/freeswitch/cdr",
-		ErrDir: errDir, Ledger: filepath.Join(dir, "ledger"), Legs: legs, Rate: rate, Seed: seed,
-	}
+	cfg.Nodes, cfg.Password, cfg.CDRURL = map[string]string{}, "chaos-event-socket", "http://NODE:chaos-cdr@"+listen+"/freeswitch/cdr"
+	cfg.ErrDir, cfg.Ledger = errDir, filepath.Join(dir, "ledger")
 	var nodes strings.Builder
 	nodes.WriteString("cell: chaos\nnodes:\n")
 	for i := range 4 {
 		id, esl := fmt.Sprintf("fs%d", i+1), local()
 		w := newWire(t, esl)
-		m.wires = append(m.wires, w)
+		p.wires = append(p.wires, w)
 		cfg.Nodes[id] = esl
 		fmt.Fprintf(&nodes, "  - id: %s\n    kind: freeswitch\n    address: %s\n    password: chaos-event-socket\n    json_cdr: {password: chaos-cdr, err_log_dir: %s, done: %s}\n",
 			id, w.addr(), filepath.Join(errDir, id), filepath.Join(errDir, id, "done"))
@@ -105,20 +116,41 @@ func newMonkey(t *testing.T, seed uint64, legs, rate int) *monkey {
 			t.Fatal(err)
 		}
 	}
-	m.wires = append(m.wires, addAsterisks(t, 2, dir, &cfg, &nodes)...)
-	ch := newWire(t, m.clickhouse.Native)
-	m.wires = append(m.wires, ch)
+	p.wires = append(p.wires, addAsterisks(t, asterisks, dir, &cfg, &nodes)...)
+	ch := newWire(t, p.clickhouse.Native)
+	p.wires = append(p.wires, ch)
 	file := filepath.Join(dir, "nodes.yaml")
 	if err := os.WriteFile(file, []byte(nodes.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	adminBridge, adminPipe := local(), local()
-	m.bridge = spawn(t, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", listen, "--admin", adminBridge, "--redis", "unix://"+m.redis.Socket)
-	m.pipe = spawn(t, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", adminPipe, "--redis", "unix://"+m.redis.Socket,
+	p.admin = local()
+	p.bridge = spawn(t, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", listen, "--admin", p.admin, "--redis", "unix://"+p.redis.Socket)
+	p.pipe = spawn(t, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", local(), "--redis", "unix://"+p.redis.Socket,
 		"--warehouse", "clickhouse://default@"+ch.addr()+"/chaos")
-	m.generator = startGenerator(t, cfg)
-	waitReady(t, adminBridge, 30*time.Second)
-	return m
+	p.generator = startGenerator(t, cfg)
+	waitReady(t, p.admin, 30*time.Second)
+	return p
+}
+
+// startStores starts Redis and ClickHouse, and gives them and the bridge a
+// disk each that can be filled.
+func (p *pipeline) startStores(dir string) {
+	t := p.t
+	t.Helper()
+	p.redis = testenv.StartRedis(t)
+	for _, d := range []string{"bridge", "clickhouse"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.redis.Kill() // it keeps its socket where its disk is to be
+	for _, path := range []string{filepath.Join(dir, "bridge"), p.redis.Dir, filepath.Join(dir, "clickhouse")} {
+		if d := newDisk(t, path); d != nil {
+			p.disks = append(p.disks, d)
+		}
+	}
+	p.redis.Start()
+	p.clickhouse = testenv.ClickHouseIn(t, filepath.Join(dir, "clickhouse"))
 }
 
 // act does one thing, and waits a moment.
@@ -162,6 +194,12 @@ func (m *monkey) act() {
 		_ = m.bridge.cmd.Process.Signal(syscall.SIGSTOP)
 		pauseFor(down)
 		_ = m.bridge.cmd.Process.Signal(syscall.SIGCONT)
+	case n < 92 && len(m.disks) > 0:
+		d := m.disks[m.rnd.IntN(len(m.disks))]
+		m.note("fill disk of " + d.name())
+		d.fill()
+		pauseFor(2 * down)
+		d.free()
 	default:
 		m.note("cut connections")
 		m.wires[m.rnd.IntN(len(m.wires))].cut()
@@ -184,14 +222,14 @@ func (m *monkey) total() int {
 
 func (m *monkey) String() string { return strings.TrimPrefix(fmt.Sprint(m.done), "map") }
 
-// heal leaves everything running. act leaves nothing broken, so there is
-// nothing to do but to see that it is so.
-func (m *monkey) heal() {
-	m.t.Helper()
-	for _, p := range []*proc{m.bridge, m.pipe} {
+// alive wants both parts to run still: nothing that was done ends them but
+// a kill, after which they were started again.
+func (p *pipeline) alive() {
+	p.t.Helper()
+	for _, part := range []*proc{p.bridge, p.pipe} {
 		select {
-		case <-p.done:
-			m.t.Errorf("%s ended by itself:\n%s", p.name, tail(p.log.String(), 20))
+		case <-part.done:
+			p.t.Errorf("%s ended by itself:\n%s", part.name, tail(part.log.String(), 20))
 		default:
 		}
 	}
@@ -199,12 +237,12 @@ func (m *monkey) heal() {
 
 // settle waits until every leg of the ledger is in the store, and returns
 // every record by leg.
-func (m *monkey) settle(truth map[string]freeswitchtest.SimulatedLeg) map[string][]cdrpipe.Row {
-	m.t.Helper()
+func (p *pipeline) settle(truth map[string]freeswitchtest.SimulatedLeg) map[string][]cdrpipe.Row {
+	p.t.Helper()
 	var rows map[string][]cdrpipe.Row
-	eventually(m.t, 3*time.Minute, "records of every leg", func() string {
+	eventually(p.t, 5*time.Minute, "records of every leg", func() string {
 		var err error
-		if rows, err = m.records(); err != nil {
+		if rows, err = p.records(); err != nil {
 			return err.Error()
 		}
 		missing := 0
@@ -222,10 +260,10 @@ func (m *monkey) settle(truth map[string]freeswitchtest.SimulatedLeg) map[string
 	return rows
 }
 
-func (m *monkey) records() (map[string][]cdrpipe.Row, error) {
-	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+func (p *pipeline) records() (map[string][]cdrpipe.Row, error) {
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
 	defer cancel()
-	w, err := cdrpipe.OpenClickHouse(ctx, cdrpipe.ClickHouseConfig{Addrs: []string{m.clickhouse.Native}, Database: "chaos", User: "default", ReadOnly: true})
+	w, err := cdrpipe.OpenClickHouse(ctx, cdrpipe.ClickHouseConfig{Addrs: []string{p.clickhouse.Native}, Database: "chaos", User: "default", ReadOnly: true})
 	if err != nil {
 		return nil, err
 	}

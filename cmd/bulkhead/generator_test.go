@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,6 +39,9 @@ type generatorConfig struct {
 
 	Asterisks []asteriskFake // see addAsterisks
 	SIP       *sipTraffic    // instead of all that: calls through a real switch
+
+	Talk      time.Duration // the longest; 0: 3 s
+	Transfers int           // every so many calls are transferred; 0: none
 }
 
 // generator is a running one.
@@ -108,6 +113,16 @@ func (g *generator) ledger(t *testing.T) map[string]freeswitchtest.SimulatedLeg 
 	return legs
 }
 
+// ended returns how many legs have ended so far.
+func (g *generator) ended(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile(g.cfg.Ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Count(b, []byte("\n"))
+}
+
 // generate is the generator's main function.
 func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 	ledger, err := os.Create(cfg.Ledger)
@@ -170,7 +185,10 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 		<-tick.C
 		c := freeswitchtest.SimulatedCall{
 			Caller: fmt.Sprintf("1555%07d", n), Callee: "1001", Variables: map[string]string{"bulkhead_tenant": fmt.Sprintf("t%02d", n%30)},
-			Ring: rand.N(200 * time.Millisecond), Talk: 20*time.Millisecond + rand.N(3*time.Second),
+			Ring: rand.N(200 * time.Millisecond), Talk: 20*time.Millisecond + rand.N(cmp.Or(cfg.Talk, 3*time.Second)),
+		}
+		if cfg.Transfers > 0 && n%cfg.Transfers == 0 {
+			c.TransferTo = "1002"
 		}
 		if rnd.IntN(10) == 0 {
 			c.Talk = -1

@@ -96,7 +96,7 @@ func TestWrongPasswordOfRedis(t *testing.T) {
 	}
 	for i, admin := range []string{bridge, pipe} {
 		eventually(t, 30*time.Second, "the refusal in /readyz", func() string {
-			if said := notReadyOf(t, admin); !strings.Contains(said, "Redis refuses us") || !strings.Contains(said, "--redis-password-file") {
+			if said := notReadyOf(t, admin); !strings.Contains(said, "Redis server refuses us") || !strings.Contains(said, "--redis-password-file") {
 				return said
 			}
 			return ""

@@ -1,6 +1,7 @@
 package freeswitchtest
 
 import (
+	"cmp"
 	"strconv"
 	"sync"
 	"time"
@@ -16,6 +17,8 @@ type profile struct {
 	calleeName, callee       string // empty: not known yet, and the fields are absent
 	addr, ani, dest, context string
 	uuid, channel            string
+	index                    int    // Profile-Index: 1, and one more with every transfer
+	rdnis, transferSource    string // of a transferred leg; empty: the fields are absent
 	t                        times
 	copied                   bool // of an execute_extension: without Profile-Index
 }
@@ -23,6 +26,8 @@ type profile struct {
 // times are a channel's, in microseconds since the epoch; 0: did not happen.
 type times struct {
 	created, answered, progress, progressMedia, hangup, bridged int64
+
+	profile int64 // when the present profile was made; 0: with the channel
 }
 
 // appendTo writes the profile with a prefix, in the captured order.
@@ -46,12 +51,18 @@ func (p *profile) appendTo(f *fields, prefix string) {
 	add("Destination-Number", p.dest)
 	add("Unique-ID", p.uuid)
 	add("Source", "mod_sofia")
+	if p.transferSource != "" {
+		add("Transfer-Source", p.transferSource)
+	}
 	add("Context", p.context)
+	if p.rdnis != "" {
+		add("RDNIS", p.rdnis)
+	}
 	add("Channel-Name", p.channel)
 	if prefix != "Other-Leg-" && !p.copied {
-		add("Profile-Index", "1")
+		add("Profile-Index", strconv.Itoa(max(1, p.index)))
 	}
-	at("Profile-Created-Time", p.t.created)
+	at("Profile-Created-Time", cmp.Or(p.t.profile, p.t.created))
 	at("Channel-Created-Time", p.t.created)
 	at("Channel-Answered-Time", p.t.answered)
 	at("Channel-Progress-Time", p.t.progress)

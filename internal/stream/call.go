@@ -45,7 +45,7 @@ func (f *Forwarder) call(ctx context.Context, s *redis.Script, keys []string, ar
 }
 
 // ErrDenied means that Redis answers and refuses us: waiting does not mend it.
-var ErrDenied = errors.New("Redis refuses us: look at the user in --redis, and at --redis-password-file or BULKHEAD_REDIS_PASSWORD; the user needs the keys of the stream and the commands of streams, hashes and scripts")
+var ErrDenied = errors.New("the Redis server refuses us: look at the user in --redis, and at --redis-password-file or BULKHEAD_REDIS_PASSWORD; the user needs the keys of the stream and the commands of streams, hashes and scripts")
 
 // explain adds ErrDenied to an error by which Redis refuses the user, its
 // password or a permission. Other errors it returns as they are.

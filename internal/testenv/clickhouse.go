@@ -46,13 +46,19 @@ func ClickHouseLibrary() (string, error) {
 // in a temporary folder. It ends with the test.
 func ClickHouse(t testing.TB) *ClickHouseServer {
 	t.Helper()
+	return ClickHouseIn(t, t.TempDir())
+}
+
+// ClickHouseIn is ClickHouse with the data below dir.
+func ClickHouseIn(t testing.TB, dir string) *ClickHouseServer {
+	t.Helper()
 	if _, err := ClickHouseLibrary(); err != nil {
 		if RequireReal() {
 			t.Fatalf("%v; BULKHEAD_REQUIRE_REAL=1", err)
 		}
 		t.Skip(err)
 	}
-	s, err := StartClickHouse(t.Context(), t.TempDir(), ClickHouseOptions{})
+	s, err := StartClickHouse(t.Context(), dir, ClickHouseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
