@@ -120,12 +120,18 @@ func TestChaosDiskFull(t *testing.T) {
 		}
 		return ""
 	})
-	if metric(t, p.admin, "bulkhead_spool_alarm") != 1 || !strings.Contains(p.bridge.log.String(), "spool fills") {
-		t.Error("there is no alarm of the spool")
-	}
-	if metric(t, p.admin, `bulkhead_spool_refused_records_total{reason="disk_error"}`) == 0 {
-		t.Error("refused records are not counted")
-	}
+	until("the alarm of the spool", func() string {
+		if metric(t, p.admin, "bulkhead_spool_alarm") != 1 || !strings.Contains(p.bridge.log.String(), "spool fills") {
+			return "there is none"
+		}
+		return ""
+	})
+	until("refused records to be counted", func() string {
+		if metric(t, p.admin, `bulkhead_spool_refused_records_total{reason="disk_error"}`) == 0 {
+			return "none are"
+		}
+		return ""
+	})
 	p.disks[0].free()
 	until("ready again", func() string {
 		if said := notReadyOf(t, p.admin); !strings.Contains(said, `"ready":true`) {

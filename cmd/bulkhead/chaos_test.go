@@ -260,10 +260,15 @@ func (p *pipeline) settle(truth map[string]freeswitchtest.SimulatedLeg) map[stri
 	return rows
 }
 
+// store opens the ClickHouse for looking.
+func (p *pipeline) store(ctx context.Context) (*cdrpipe.ClickHouse, error) {
+	return cdrpipe.OpenClickHouse(ctx, cdrpipe.ClickHouseConfig{Addrs: []string{p.clickhouse.Native}, Database: "chaos", User: "default", ReadOnly: true})
+}
+
 func (p *pipeline) records() (map[string][]cdrpipe.Row, error) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
 	defer cancel()
-	w, err := cdrpipe.OpenClickHouse(ctx, cdrpipe.ClickHouseConfig{Addrs: []string{p.clickhouse.Native}, Database: "chaos", User: "default", ReadOnly: true})
+	w, err := p.store(ctx)
 	if err != nil {
 		return nil, err
 	}

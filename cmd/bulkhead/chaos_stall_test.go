@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	stallSeconds = 20  // BULKHEAD_CHAOS_STALL
+	stallRate    = 170 // legs a second: each is created, answered and hung up, so about 500 events
+	stallQueue   = 64 << 10
+	stallMemory  = 256 << 20
+)
+
+// TestChaosStall stops Redis and ClickHouse, which keep their connections and
+// answer nothing, under 500 events a second. The bridge reads its event
+// sockets all the time and does not grow; afterwards everything arrives, much
+// faster than it was made, and once.
+func TestChaosStall(t *testing.T) {
+	stall := time.Duration(fromEnv(t, "BULKHEAD_CHAOS_STALL", stallSeconds)) * time.Second
+	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
+	legs := int((stall + 25*time.Second).Seconds()) * stallRate
+	p := startPipeline(t, 0, generatorConfig{Legs: legs, Rate: stallRate, Seed: seed})
+	eventually(t, time.Minute, "a pipeline that runs", func() string {
+		if n := p.stored(); n == 0 {
+			return "no row"
+		}
+		return ""
+	})
+	before, size := p.generator.ended(t), residentBytes(t, p.bridge.cmd.Process.Pid)
+	p.redis.Pause()
+	if err := p.clickhouse.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	queues := p.watchQueues(stall)
+	grown := residentBytes(t, p.bridge.cmd.Process.Pid) - size
+	made := p.generator.ended(t) - before
+	if made == 0 {
+		t.Fatal("no leg ended in the stall: the test showed nothing")
+	}
+	_ = p.clickhouse.Signal(syscall.SIGCONT) // it runs: it was stopped above
+	p.redis.Resume()
+	resumed := time.Now()
+	first, caughtUp := p.catchUp(before)
+
+	live := float64(made) / stall.Seconds()
+	rate := float64(made) / caughtUp.Sub(resumed).Seconds()
+	t.Logf("%v of stall: %d legs ended (%.0f/s); receive queue median %d, p99 %d, max %d bytes; the bridge grew by %d KiB to %d KiB; first row %v after, all of them %v after: %.1f times the live rate",
+		stall, made, live, queues[len(queues)/2], queues[len(queues)*99/100], queues[len(queues)-1], grown>>10, (size+grown)>>10,
+		first.Sub(resumed).Round(time.Millisecond), caughtUp.Sub(resumed).Round(time.Millisecond), rate/live)
+	// A busy machine leaves the bridge without a core for moments; the queues
+	// of one that stops reading are full, to megabytes, from then on.
+	if q := queues[len(queues)/2]; q > stallQueue {
+		t.Errorf("half of the looks saw %d bytes and more in the receive queues of the event sockets", q)
+	}
+	if grown > stallMemory {
+		t.Errorf("the bridge grew by %d MiB", grown>>20)
+	}
+	// The figure to reach is 5 times the live rate; it needs a machine of one's own.
+	if took := caughtUp.Sub(resumed); took > stall+time.Minute {
+		t.Errorf("what waited needed %v to arrive", took)
+	}
+	<-p.generator.done
+	p.alive()
+	truth := p.generator.ledger(t)
+	if wrong := compare(t, truth, p.settle(truth)); wrong > 0 {
+		t.Errorf("%d of %d legs are wrong", wrong, len(truth))
+	}
+}
+
+// stored returns the number of rows in the store; 0 while it cannot be asked.
+func (p *pipeline) stored() int {
+	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)
+	defer cancel()
+	w, err := p.store(ctx)
+	if err != nil {
+		return 0
+	}
+	defer w.Close()
+	n, err := w.Counts(ctx)
+	if err != nil {
+		return 0
+	}
+	return int(n.Records)
+}
+
+// catchUp waits until the store holds what the ledger held when it was called,
+// and returns when the first row came and when the last did. have is what it
+// held before.
+func (p *pipeline) catchUp(have int) (first, all time.Time) {
+	p.t.Helper()
+	want := p.generator.ended(p.t)
+	eventually(p.t, 5*time.Minute, "what waited", func() string {
+		n := p.stored()
+		if first.IsZero() && n > have {
+			first = time.Now()
+		}
+		if n < want {
+			return fmt.Sprintf("%d of %d rows", n, want)
+		}
+		all = time.Now()
+		return ""
+	})
+	return first, all
+}
+
+// watchQueues looks at what waits in the bridge's event sockets for as long as
+// d, and returns what it saw, sorted.
+func (p *pipeline) watchQueues(d time.Duration) []int {
+	p.t.Helper()
+	var seen []int
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
+		seen = append(seen, p.receiveQueues())
+	}
+	slices.Sort(seen)
+	return seen
+}
+
+// receiveQueues returns the bytes that wait in the bridge's event sockets: TCP
+// sockets whose far end is one of the wires to the switches.
+func (p *pipeline) receiveQueues() int {
+	p.t.Helper()
+	ports := map[uint64]bool{}
+	for _, w := range p.wires[:len(p.wires)-1] {
+		ports[uint64(w.l.Addr().(*net.TCPAddr).Port)] = true
+	}
+	f, err := os.Open("/proc/net/tcp")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer f.Close()
+	total, found := 0, 0
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		// sl local_address rem_address st tx_queue:rx_queue ...
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 || fields[3] != "01" { // established
+			continue
+		}
+		_, port, _ := strings.Cut(fields[2], ":")
+		_, queue, _ := strings.Cut(fields[4], ":")
+		n, err := strconv.ParseUint(port, 16, 16)
+		bytes, err2 := strconv.ParseUint(queue, 16, 32)
+		if err == nil && err2 == nil && ports[n] {
+			found++
+			total += int(bytes)
+		}
+	}
+	if found == 0 {
+		p.t.Fatal("the bridge has no connection to an event socket")
+	}
+	return total
+}
+
+// residentBytes returns the memory that a process has.
+func residentBytes(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(b))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
