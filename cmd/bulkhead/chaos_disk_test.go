@@ -105,7 +105,7 @@ func TestChaosDiskFull(t *testing.T) {
 	}
 	until := func(what string, ok func() string) {
 		t.Helper()
-		eventually(t, 30*time.Second, what, ok)
+		eventually(t, 2*time.Minute, what, ok)
 	}
 	until("traffic", func() string {
 		if n := p.generator.ended(t); n < 200 {

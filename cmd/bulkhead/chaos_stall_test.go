@@ -15,10 +15,9 @@ import (
 )
 
 const (
-	stallSeconds = 20  // BULKHEAD_CHAOS_STALL
-	stallRate    = 170 // legs a second: each is created, answered and hung up, so about 500 events
-	stallQueue   = 64 << 10
-	stallMemory  = 256 << 20
+	stallRate   = 170 // legs a second: each is created, answered and hung up, so about 500 events
+	stallQueue  = 64 << 10
+	stallMemory = 256 << 20
 )
 
 // TestChaosStall stops Redis and ClickHouse, which keep their connections and
@@ -26,7 +25,10 @@ const (
 // sockets all the time and does not grow; afterwards everything arrives, much
 // faster than it was made, and once.
 func TestChaosStall(t *testing.T) {
-	stall := time.Duration(fromEnv(t, "BULKHEAD_CHAOS_STALL", stallSeconds)) * time.Second
+	stall := time.Duration(fromEnv(t, "BULKHEAD_CHAOS_STALL", 0)) * time.Second
+	if stall == 0 {
+		t.Skip("part of make chaos: it needs a machine that carries 500 events a second with the race detector; BULKHEAD_CHAOS_STALL=SECONDS runs it")
+	}
 	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
 	legs := int((stall + 25*time.Second).Seconds()) * stallRate
 	p := startPipeline(t, 0, generatorConfig{Legs: legs, Rate: stallRate, Seed: seed})
