@@ -9,6 +9,10 @@
 //	Asterisk ── outbound WebSocket, keeps events while we are away ──> Outbound ──> emit(cdr.Event)
 //	Asterisk ── channel event log on disk, whoever listens ──> CELLog ──> cdr.Record
 //
+//	Asterisk ── res_config_curl: endpoints, auths, aors, ... ──> AnswerRealtime ──> rows
+//	Asterisk ── CURL(), once a call ──> AnswerCall ──> route.Decide ──> steps for [bulkhead]
+//	Asterisk <── AMI: expire what changed ── Caches
+//
 // # What is a leg
 //
 // Every channel to a phone or a trunk, by its UniqueID, which both sources
