@@ -36,9 +36,9 @@
 // # Modules
 //
 // res_http_websocket, res_stasis and res_ari with res_ari_applications,
-// res_ari_asterisk, res_ari_channels and res_ari_events; for AMI cdr_manager; for the log cel_custom and func_strings;
-// func_cdr and func_channel for what is asked of channels; for Outbound
-// res_websocket_client. The files in conf/ are all that is added to the
+// res_ari_asterisk, res_ari_channels and res_ari_events; for AMI cdr_manager;
+// for the log cel_custom and func_strings; func_cdr and func_channel for what
+// is asked of channels; for Outbound res_websocket_client. The files in conf/ are all that is added to the
 // configuration; RenderConf fills them in.
 //
 // # Limits

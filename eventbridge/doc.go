@@ -6,7 +6,7 @@
 //	node C ─ Source.Run ─ emit ─> queue ─┘      │
 //	        (one goroutine a node)              └─ then ─> journal of open legs
 //	SBC ─ POST /kamailio/events ─ Append ─────────────────> Stream
-//	node ─ POST /freeswitch/cdr, files in its err-log-dir ─ Append ─> Stream
+//	node ─ POST /freeswitch/cdr, files in its err-log-dir, log that it appends to ─ Append ─> Stream
 //
 // A reader never waits: emit puts into its node's bounded queue. At the limit
 // the connection is given up and the time until it is back is a gap.
@@ -31,9 +31,10 @@
 //
 // # Second sources
 //
-// What mod_json_cdr posts, or leaves in its err-log-dir, is a second report of
-// a leg, with the same id; cdr.Merge joins them. It is acknowledged, or its
-// file moved away, only when it is durable. If it comes while the node is not
+// What mod_json_cdr posts, or leaves in its err-log-dir, and what Asterisk
+// appends to its channel event log (Follow), is a second report of a leg, with
+// the same id; cdr.Merge joins them. It is acknowledged, its file moved away, or
+// noted as read, only when it is durable. If it comes while the node is not
 // heard, the leg needs no synthesised record.
 //
 // # Tenants

@@ -118,3 +118,103 @@ func TestThroughBridge(t *testing.T) {
 	}
 	t.Logf("%d legs, %d vague, %d never heard of, %d gaps", len(legs), vague, missing, len(stream.gaps))
 }
+
+// TestTwoBridges: two bridges hear one Asterisk, each as an application of its
+// own, and write into one store. Each is away for a while, never both: every
+// leg is there, once, although there is no second source.
+func TestTwoBridges(t *testing.T) {
+	server := serve(t, asterisktest.ServerConfig{Queue: 65536})
+	stream := &memory{legs: map[string]cdr.Record{}, gaps: map[string]cdr.Gap{}}
+	type side struct {
+		journal string
+		cfg     asterisk.Config
+		bridge  *eventbridge.Bridge
+		stop    func()
+	}
+	start := func(s *side) {
+		t.Helper()
+		src, err := asterisk.NewSource(s.cfg, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := eventbridge.DefaultConfig()
+		cfg.Cell, cfg.Stream, cfg.Journal = "c1", stream, s.journal
+		if s.bridge, err = eventbridge.New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.bridge.SetSources([]eventbridge.Source{src}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		ran := make(chan error, 1)
+		go func() { ran <- s.bridge.Run(ctx) }()
+		s.stop = sync.OnceFunc(func() {
+			cancel()
+			if err := <-ran; err != nil {
+				t.Error(err)
+			}
+			src.Close()
+		})
+		t.Cleanup(s.stop)
+		until(t, "a connection", func() bool { st := s.bridge.Status().Sources; return len(st) == 1 && st[0].Connected })
+	}
+	var sides [2]*side
+	for i := range sides {
+		sides[i] = &side{journal: t.TempDir(), cfg: server.Config()}
+		sides[i].cfg.AMI.Addr, sides[i].cfg.ARI.App = "", []string{"first", "second"}[i]
+		start(sides[i])
+	}
+	l := &ledger{legs: map[string]asterisktest.Leg{}}
+	enough, generated := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for seed := uint64(1); ; seed++ {
+			select {
+			case <-enough:
+				generated <- nil
+				return
+			default:
+			}
+			if err := server.Generate(t.Context(), asterisktest.Load{Calls: 60, Rate: 200, Ring: 50 * time.Millisecond, Talk: time.Second, Seed: seed, Ledger: l.add}); err != nil {
+				generated <- err
+				return
+			}
+		}
+	}()
+	more := func() {
+		n, _ := stream.counts()
+		until(t, "more calls", func() bool { now, _ := stream.counts(); return now > n+100 })
+	}
+	for _, s := range sides {
+		more()
+		s.stop()
+		more()
+		start(s)
+	}
+	close(enough)
+	if err := <-generated; err != nil {
+		t.Fatal(err)
+	}
+	legs := l.all()
+	until(t, "every leg", func() bool {
+		stream.mu.Lock()
+		defer stream.mu.Unlock()
+		whole := 0
+		for _, r := range stream.legs {
+			if !r.End.IsZero() {
+				whole++
+			}
+		}
+		return whole >= len(legs)
+	})
+	for _, s := range sides {
+		s.stop()
+	}
+	for id, want := range legs {
+		if r := stream.legs[id]; !isOf(&r, &want) || !r.Answer.Equal(want.Answer) {
+			t.Errorf("leg %s: %+v, was %+v", id, r, want)
+		}
+	}
+	if len(stream.legs) != len(legs) {
+		t.Errorf("%d records of %d legs", len(stream.legs), len(legs))
+	}
+}
