@@ -377,7 +377,10 @@ func TestChangesArrive(t *testing.T) {
 	if err := register(t, g101); err != nil {
 		t.Error(err)
 	}
-	if lookups, _ := r.back.take(); len(lookups) > 1 { // the identify list is one
-		t.Errorf("the other tenant's objects were asked for again: %q", lookups)
+	lookups, _ := r.back.take()
+	for _, l := range lookups { // what an earlier call's end asks for is another's
+		if strings.Contains(l, "globex") {
+			t.Errorf("the other tenant's objects were asked for again: %q", lookups)
+		}
 	}
 }
