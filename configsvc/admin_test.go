@@ -326,9 +326,14 @@ func TestTokensAndAudit(t *testing.T) {
 	if cell := node.json(t)["token"].(map[string]any)["cell"]; cell != "c1" {
 		t.Errorf("the node's token is of cell %v", cell)
 	}
+	sbc := x.want(http.StatusCreated, x.send(http.MethodPost, "/v1/tokens", "admin", `{"scope": "sbc", "sbc": "sbc1"}`))
+	if cell := sbc.json(t)["token"].(map[string]any)["cell"]; cell != "c1" {
+		t.Errorf("the SBC's token is of cell %v", cell)
+	}
 	for body, pointer := range map[string]string{
 		`{"scope": "root"}`: "/scope", `{"scope": "tenant"}`: "/tenant", `{"scope": "tenant", "tenant": "none"}`: "/tenant", `{"scope": "read", "tenant": "acme"}`: "/tenant",
-		`{"scope": "node", "node": "none"}`: "/node", `{"scope": "admin", "note": "a\u0007"}`: "/note", `{"scope": "admin", "extra": 1}`: "/extra",
+		`{"scope": "node", "node": "none"}`: "/node", `{"scope": "sbc", "sbc": "none"}`: "/sbc", `{"scope": "sbc", "node": "fs1"}`: "/node",
+		`{"scope": "admin", "note": "a\u0007"}`: "/note", `{"scope": "admin", "extra": 1}`: "/extra",
 	} {
 		if p := x.send(http.MethodPost, "/v1/tokens", "admin", body).problem(t); p.Status/100 != 4 || len(p.Errors) != 1 || p.Errors[0].Pointer != pointer {
 			t.Errorf("%s: %+v", body, p)

@@ -13,7 +13,8 @@
 // is the embedded one: a file that several processes of one host may open.
 // Redis is for several hosts. Both also keep Tokens and an Audit log, and
 // pass one conformance suite. A Feed serves followers over HTTP, each with a
-// token and cut down to its cell; a Remote is the other end. WriteBackup and
+// token and cut down to its cell; a Remote is the other end. With the state
+// goes a Keyring, by which an agent knows its cell's tokens with nobody to ask. WriteBackup and
 // ReadBackup carry everything from one store to another while it is in use.
 // The package knows no routing: whoever follows a store indexes the state.
 package registry

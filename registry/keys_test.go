@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -158,7 +159,8 @@ func TestFeedTwoServers(t *testing.T) {
 	}
 }
 
-// TestEmptiedRegistry: who loses everything takes nothing from followers.
+// TestEmptiedRegistry: who loses everything takes nothing from followers, and
+// a backup with its tokens brings everybody back.
 func TestEmptiedRegistry(t *testing.T) {
 	server := newRedisServer(t)
 	s := newFeedServer(t, server.open(t))
@@ -178,6 +180,11 @@ func TestEmptiedRegistry(t *testing.T) {
 	defer running.Wait()
 	defer cancel()
 	eventually(t, "the direct one follows", func() bool { return direct.Status().Following })
+	store := office(server.open(t))
+	var saved bytes.Buffer
+	if _, err := WriteBackup(t.Context(), store, &saved, BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	server.clear(t)
 	eventually(t, "the direct one says so", func() bool { return !direct.Status().Following })
 	eventually(t, "the feed keeps what it has", func() bool { return s.feed.last() == 2 })
@@ -187,4 +194,15 @@ func TestEmptiedRegistry(t *testing.T) {
 	if got := w.now(); got.Revision != 2 || len(got.Tenants) != 1 {
 		t.Errorf("the follower has revision %d with %d tenants", got.Revision, len(got.Tenants))
 	}
+
+	backup, err := ReadBackup(&saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Restore(t.Context(), store, RestoreOptions{Author: "ada", Tokens: true}); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s.store, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(2)}})
+	eventually(t, "the direct one follows again", func() bool { st := direct.Status(); return st.Following && st.Revision == 2 })
+	eventually(t, "the follower has both tenants", func() bool { return len(w.now().Tenants) == 2 })
 }
