@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -96,7 +97,7 @@ func TestDeadNode(t *testing.T) {
 	c := startCell(t, 4)
 	c.phones(nil)
 	from := c.carrier(sourceOf(1)) // a tenant of the pool that fs3 and fs4 share by weight
-	c.dispatcher.kill() // it would take the dead node out of the set before a call meets it
+	c.dispatcher.kill()            // it would take the dead node out of the set before a call meets it
 	c.media["fs3"].kill()
 	var calls sync.WaitGroup
 	for i := range 8 { // at once, for what fails on the first takes the node out as well
