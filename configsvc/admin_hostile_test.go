@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -17,7 +19,8 @@ import (
 	"github.com/bulkhead-voip/bulkhead"
 )
 
-// hostileTexts are put into every text that a request may hold.
+// hostileTexts are put into the texts that a request may hold: the first two
+// into every one, the others in turn.
 var hostileTexts = []string{
 	"a\r\nVia: x", "${system('id')}", "a\nb", "a\x00b", "\u202egnp", "$${domain}", `"><script>`, "\u2028", "%n%s", "{{.}}", "';--", strings.Repeat("A", 5000), "\ufffd", "\U0001f600",
 }
@@ -40,13 +43,18 @@ func TestHostileBodies(t *testing.T) {
 	before := x.head()
 	docs := append([]string(nil), hostileDocuments...)
 	fill := strings.NewReplacer("{tenant}", "acme", "{extension}", "1001", "{number}", "4930100", "{trunk}", "carrier", "{cell}", "c1", "{pool}", "p1", "{node}", "fs1", "{sbc}", "sbc1", "{token}", "none", "{revision}", "1")
+	operations := 0
 	for path, item := range x.doc.Paths.Map() {
 		for method, op := range item.Operations() {
 			if op.RequestBody == nil {
 				continue
 			}
+			operations++
 			for kind := range op.RequestBody.Value.Content {
 				for _, doc := range append(docs, hostileValues(op, kind)...) {
+					if len(doc) > 64<<10 && operations%4 != 0 {
+						continue // one reader reads them all
+					}
 					g := x.send(method, fill.Replace(path), "admin", doc, "Content-Type", kind)
 					// A null is no error in a merge of what is not there.
 					if x.head().Revision != before.Revision {
@@ -72,11 +80,15 @@ func TestHostileBodies(t *testing.T) {
 func hostileValues(op *openapi3.Operation, kind string) []string {
 	var out []string
 	schema := op.RequestBody.Value.Content[kind].Schema.Value
-	for name, p := range schema.Properties {
+	for turn, name := range slices.Sorted(maps.Keys(schema.Properties)) {
 		if name == "password" {
 			continue // may hold anything that is printed: see TestUserPasswords
 		}
-		for _, text := range hostileTexts {
+		p := schema.Properties[name]
+		for i, text := range hostileTexts {
+			if i >= 2 && i%4 != turn%4 {
+				continue
+			}
 			value := quoted(text)
 			switch {
 			case p.Value.Type.Is("string"):

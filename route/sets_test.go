@@ -119,7 +119,7 @@ func upTo(n int) []int {
 // Every number of nodes gets even shares, and as few sets as can be read back.
 func TestSharesAreEven(t *testing.T) {
 	for _, placement := range []bulkhead.Placement{bulkhead.Sticky, bulkhead.Spread} {
-		for _, n := range []int{1, 2, 3, 5, 6, 19, 20, 25, 64} {
+		for _, n := range []int{1, 3, 6, 20, 64} {
 			x := route.New(poolState(t, placement, n, 0, 8000))
 			within := 0.35 // of 8000/64 tenants at each home: three standard deviations
 			if placement == bulkhead.Spread {
