@@ -153,7 +153,7 @@ func AnswerCall(x *route.Snapshot, node bulkhead.NodeID, body []byte, now time.T
 	sum.Tenant, sum.Revision = plan.Tenant, x.Revision()
 	if !plan.Managed && x.Node(node).Unmanaged == bulkhead.DeferUnmanaged {
 		sum.Outcome = "defer"
-		return fmt.Appendf(dst, "v=1&do=defer&rev=%d\n", x.Revision()), sum
+		return DeferCall(x, dst), sum
 	}
 	var limits bulkhead.Limits
 	if t := x.Tenant(plan.Tenant); t != nil {

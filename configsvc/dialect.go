@@ -22,6 +22,12 @@ type Dialect struct {
 	// holds, out of the snapshot alone and at once, and must keep neither the
 	// question nor dst. Questions come from many goroutines.
 	Answer func(x *route.Snapshot, q Question, dst []byte) ([]byte, Result)
+
+	// Shadow is called instead where Config.Shadow is set. It appends the
+	// dialect's "not mine", whatever the question and also without a snapshot,
+	// and returns what Answer would have done with the call; nil if the
+	// question begins no call, or nobody proved to ask.
+	Shadow func(x *route.Snapshot, q Question, dst []byte) ([]byte, Result, *Decision)
 }
 
 // Question is what a PBX asked. Nothing in it is to be believed but Node and SBC.

@@ -54,6 +54,11 @@ type Config struct {
 	// X-Bulkhead-Stale, its age in seconds. Beyond MaxStale they are refused
 	// with 503; 0: they go on for as long as it takes.
 	StaleAfter, MaxStale time.Duration
+
+	// Shadow: every question is answered with its dialect's "not mine", at
+	// once and from whatever there is, and what would have been done is kept
+	// here. nil: the answers are real. Its Run is the caller's to run.
+	Shadow *Shadow
 }
 
 // DefaultConfig returns what a node-local or small installation needs, but
@@ -126,6 +131,9 @@ func New(cfg Config, live *route.Live, dialects []Dialect, log *slog.Logger, reg
 	for _, d := range dialects {
 		if err := d.validate(); err != nil {
 			return nil, err
+		}
+		if cfg.Shadow != nil && d.Shadow == nil {
+			return nil, fmt.Errorf("configsvc: dialect %q has no words for a shadow: %w", d.Name, bulkhead.Invalid)
 		}
 		h := s.answer(d)
 		for _, m := range d.Methods {
@@ -212,6 +220,11 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 			return
 		}
 		x := s.live.Load()
+		if s.cfg.Shadow != nil {
+			s.shadow(w, r, &d, x, b)
+			seconds.Observe(time.Since(start).Seconds())
+			return
+		}
 		if x == nil {
 			s.refuse(w, refusedEmpty, http.StatusServiceUnavailable, "no revision loaded yet")
 			return
@@ -221,12 +234,7 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 			s.refuse(w, refusedStale, http.StatusServiceUnavailable, "the loaded revision is too old")
 			return
 		}
-		q := Question{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Body: b.question}
-		if d.BySBC {
-			q.SBC = s.sbc(x, r)
-		} else {
-			q.Node = s.node(x, r)
-		}
+		q := s.question(&d, x, r, b.question)
 		var res Result
 		b.answer, res = d.Answer(x, q, b.answer[:0])
 		if !s.wait(r.Context(), q.Node, &res, start) {
@@ -248,6 +256,42 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 		s.metrics.answers.WithLabelValues(d.Name, res.Outcome).Inc()
 		seconds.Observe(time.Since(start).Seconds())
 	}
+}
+
+// question is what r asks in a dialect, and who proved to ask it.
+func (s *Server) question(d *Dialect, x *route.Snapshot, r *http.Request, body []byte) Question {
+	q := Question{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Body: body}
+	if d.BySBC {
+		q.SBC = s.sbc(x, r)
+	} else {
+		q.Node = s.node(x, r)
+	}
+	return q
+}
+
+// shadow answers "not mine" and keeps what would have been done. It refuses
+// and delays nothing: the PBX goes on as if nobody were here.
+func (s *Server) shadow(w http.ResponseWriter, r *http.Request, d *Dialect, x *route.Snapshot, b *buffers) {
+	q := s.question(d, x, r, b.question)
+	var res Result
+	var decided *Decision
+	b.answer, res, decided = d.Shadow(x, q, b.answer[:0])
+	w.Header()["Content-Type"] = contentType(res.ContentType, d.ContentType)
+	if res.Status != 0 {
+		w.WriteHeader(res.Status)
+	}
+	if _, err := w.Write(b.answer); err != nil {
+		s.log.Debug("configsvc: answer not sent", "node", q.Node, "error", err)
+	}
+	outcome := "shadow"
+	switch {
+	case decided != nil:
+		decided.Time, decided.Dialect, decided.Node = time.Now().UTC(), d.Name, q.Node
+		s.cfg.Shadow.add(decided)
+	case q.Node == "" && q.SBC == "":
+		outcome = "shadow, nobody proved to ask"
+	}
+	s.metrics.answers.WithLabelValues(d.Name, outcome).Inc()
 }
 
 func contentType(of, usual string) []string {
@@ -292,7 +336,7 @@ func (s *Server) wait(ctx context.Context, node bulkhead.NodeID, res *Result, st
 func (s *Server) node(x *route.Snapshot, r *http.Request) bulkhead.NodeID {
 	user, password, ok := r.BasicAuth()
 	node := bulkhead.NodeID(user)
-	if !ok || x.Node(node) == nil || !s.cfg.IsNode(x, node, password) {
+	if !ok || x == nil || x.Node(node) == nil || !s.cfg.IsNode(x, node, password) {
 		return ""
 	}
 	return node
@@ -302,7 +346,7 @@ func (s *Server) node(x *route.Snapshot, r *http.Request) bulkhead.NodeID {
 func (s *Server) sbc(x *route.Snapshot, r *http.Request) bulkhead.SBCID {
 	user, password, ok := r.BasicAuth()
 	sbc := bulkhead.SBCID(user)
-	if !ok || s.cfg.IsSBC == nil || x.SBC(sbc) == nil || !s.cfg.IsSBC(x, sbc, password) {
+	if !ok || x == nil || s.cfg.IsSBC == nil || x.SBC(sbc) == nil || !s.cfg.IsSBC(x, sbc, password) {
 		return ""
 	}
 	return sbc

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/configsvc"
 )
 
 // Each service's own subcommand. It starts that service through the function
@@ -23,6 +24,9 @@ type configsvcCmd struct {
 
 	Agent  bool   `help:"Beside a node: hold no store, follow --central, and answer also when nobody else is alive."`
 	Listen string `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
+
+	Shadow     bool `help:"Answer every PBX that the call is not ours, and keep what would have been done, for bulkhead shadow report."`
+	ShadowSize int  `help:"MiB of the data folder that the decisions may take; the oldest go." default:"256" placeholder:"MIB"`
 
 	Asterisk map[string]string `help:"An Asterisk that asks here, and where its manager listens: what changes is expired in its caches. Repeatable." placeholder:"NODE=IP:PORT"`
 }
@@ -49,7 +53,11 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 		} else if err := p.followStore(g, &c.storeFlags, "configsvc"); err != nil {
 			return err
 		}
-		if _, err := startConfigsvc(p, g, c.Listen); err != nil {
+		shadow, err := c.shadow(p, g)
+		if err != nil {
+			return err
+		}
+		if _, err := startConfigsvc(p, g, c.Listen, shadow); err != nil {
 			return err
 		}
 		if err := startCaches(p, g, c.Asterisk); err != nil {
@@ -64,6 +72,20 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 		}
 		return startFeed(p, g, feed, &c.feedListener)
 	})
+}
+
+// shadow starts what keeps decisions; nil: the answers are real.
+func (c *configsvcCmd) shadow(p *parts, g *group) (*configsvc.Shadow, error) {
+	if !c.Shadow {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	s, err := configsvc.OpenShadow(p.data.shadow(), int64(c.ShadowSize)<<20, p.log.With("service", "configsvc"), p.reg)
+	if err != nil {
+		return nil, err
+	}
+	g.run(services, "shadow", s.Run)
+	p.log.Warn("shadow: every PBX is told that no call is ours")
+	return s, nil
 }
 
 type eventbridgeCmd struct {

@@ -22,6 +22,7 @@ func (d dataDir) registry() string { return d.path("registry.db") }
 func (d dataDir) cdrs() string     { return d.path("cdr.db") }
 func (d dataDir) spool() string    { return d.path("spool") }
 func (d dataDir) journal() string  { return d.path("journal") }
+func (d dataDir) shadow() string   { return d.path("shadow") }
 
 // open makes the folder if it is not there.
 func (d dataDir) open() error {

@@ -15,11 +15,11 @@ import (
 // dialects are the words of each PBX that configsvc answers in.
 func dialects() []configsvc.Dialect {
 	return []configsvc.Dialect{
-		{Name: "asterisk_realtime", Pattern: "/asterisk/realtime/*", Methods: []string{http.MethodGet, http.MethodPost}, ContentType: "text/plain", Answer: asteriskRealtime},
-		{Name: "asterisk_call", Pattern: "/asterisk/call", Methods: []string{http.MethodPost}, ContentType: "text/plain", Answer: asteriskCall},
-		{Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8", Answer: freeswitchXML},
-		{Name: "mod_curl", Pattern: "/freeswitch/curl", Methods: []string{http.MethodGet}, ContentType: "text/plain; charset=utf-8", Answer: freeswitchCurl},
-		{Name: "kamailio", Pattern: "/kamailio/route", Methods: []string{http.MethodGet}, ContentType: "text/plain", BySBC: true, Answer: kamailioRoute},
+		{Name: "asterisk_realtime", Pattern: "/asterisk/realtime/*", Methods: []string{http.MethodGet, http.MethodPost}, ContentType: "text/plain", Answer: asteriskRealtime, Shadow: shadowAsteriskRealtime},
+		{Name: "asterisk_call", Pattern: "/asterisk/call", Methods: []string{http.MethodPost}, ContentType: "text/plain", Answer: asteriskCall, Shadow: shadowAsteriskCall},
+		{Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8", Answer: freeswitchXML, Shadow: shadowFreeswitchXML},
+		{Name: "mod_curl", Pattern: "/freeswitch/curl", Methods: []string{http.MethodGet}, ContentType: "text/plain; charset=utf-8", Answer: freeswitchCurl, Shadow: shadowFreeswitchCurl},
+		{Name: "kamailio", Pattern: "/kamailio/route", Methods: []string{http.MethodGet}, ContentType: "text/plain", BySBC: true, Answer: kamailioRoute, Shadow: shadowKamailioRoute},
 	}
 }
 

@@ -42,6 +42,7 @@ type cli struct {
 	Backup      backupCmd      `cmd:"" help:"Write the whole registry into a file, while it is in use."`
 	Restore     restoreCmd     `cmd:"" help:"Make the registry say what a backup says, as one revision."`
 	User        userCmd        `cmd:"" help:"Users of a tenant."`
+	Shadow      shadowCmd      `cmd:"" help:"What configsvc --shadow would have done."`
 	Route       routeCmd       `cmd:"" help:"What is done with calls."`
 	Token       tokenCmd       `cmd:"" help:"Tokens of the admin API and the feed."`
 	Node        nodeCmd        `cmd:"" help:"Drain, disable and take back media nodes."`

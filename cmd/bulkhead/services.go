@@ -30,9 +30,11 @@ import (
 // them, each service's own subcommand one.
 
 // startConfigsvc answers PBXs on listen. Where the process has the registry's
-// store, it serves the admin API and the feed too.
-func startConfigsvc(p *parts, g *group, listen string) (*configsvc.Server, error) {
+// store, it serves the admin API and the feed too. With a shadow, all answers
+// are "not mine".
+func startConfigsvc(p *parts, g *group, listen string, shadow *configsvc.Shadow) (*configsvc.Server, error) {
 	cfg := configsvc.DefaultConfig()
+	cfg.Shadow = shadow
 	cfg.Listen, cfg.IsNode, cfg.IsSBC, cfg.Age = listen, p.isNode, p.isSBC, p.age
 	s, err := configsvc.New(cfg, p.live, dialects(), p.log.With("service", "configsvc"), p.reg)
 	if err != nil {

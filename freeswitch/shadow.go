@@ -1,0 +1,62 @@
+package freeswitch
+
+import (
+	"time"
+
+	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/route"
+)
+
+// Decided is what would be done with a call that began, and which it is. Its
+// texts may hold any bytes, but for Leg.
+type Decided struct {
+	Plan              route.Plan
+	Leg               string // Unique-ID; empty if it has not the form of one
+	SIPCallID, Number string
+}
+
+// Decide returns what Answer would do with the call that a mod_xml_curl
+// request is about; false if it is about none, about a leg that the switch
+// placed, or about a call that was asked about before it was transferred.
+func Decide(x *route.Snapshot, node bulkhead.NodeID, now time.Time, body []byte) (Decided, bool) {
+	req, err := ParseRequest(body)
+	if req.Section != SectionDialplan {
+		return Decided{}, false
+	}
+	return decideOnly(x, node, now, &req, err, false)
+}
+
+// DecideCurl is Decide for a question by mod_curl.
+func DecideCurl(x *route.Snapshot, node bulkhead.NodeID, now time.Time, query string) (Decided, bool) {
+	_, query = curlFormat(query)
+	req, err := parseCurl(query)
+	return decideOnly(x, node, now, &req, err, true)
+}
+
+func decideOnly(x *route.Snapshot, node bulkhead.NodeID, now time.Time, req *Request, err error, via bool) (Decided, bool) {
+	if x == nil || x.CellOf(node) == "" || req.Direction == "outbound" || req.Transfer != "" || req.EarlierTransfer != "" {
+		return Decided{}, false
+	}
+	req.At = now
+	plan, sum := decide(x, node, req, err)
+	if len(plan.Actions) == 0 {
+		return Decided{}, false // it was handed over before
+	}
+	if _, ok := plan.Actions[0].(route.Reject); !ok {
+		if s := write(req, node, &plan, via); s.reject != nil {
+			plan.Actions = []route.Action{*s.reject} // it cannot be said in the switch's words
+		}
+	}
+	return Decided{Plan: plan, Leg: sum.Leg, SIPCallID: req.SIPCallID, Number: req.Destination}, true
+}
+
+// DeferCurl appends the answer to a question by mod_curl that leaves the call
+// to the node's own dialplan.
+func DeferCurl(query string, dst []byte) []byte {
+	if format, _ := curlFormat(query); format == "json" {
+		dst, _ = appendPlanJSON(dst, "", route.Plan{}, true)
+		return dst
+	}
+	dst, _ = appendMultiset(dst, nil, "", nil, true)
+	return dst
+}
