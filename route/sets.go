@@ -260,7 +260,7 @@ func (p *pool) spread(at place, backup *pool, leaves float64, states NodeStates)
 			}
 		}
 		for _, o := range theirs {
-			o.weight = max(1, int(float64(o.weight)*scale))
+			o.weight = min(max(1, int(float64(o.weight)*scale)), maxWeight)
 			picked = append(picked, o)
 		}
 	}
@@ -285,6 +285,10 @@ func (p *pool) weighed(turn int, states NodeStates) []offer {
 	}
 	return out
 }
+
+// maxWeight bounds a target's weight: where nearly all of a large pool's calls
+// leave it for one node, that node's may be less than its share by a little.
+const maxWeight = 1 << 20
 
 func byTakes(a, b offer) int { return int(a.takes) - int(b.takes) }
 
