@@ -24,12 +24,14 @@ type targets struct {
 	announcements map[string]bool
 	pbx           map[string]bool
 	known         map[Target]reach
+	sizes         sizes
 	errs          []error
 }
 
 // reach is what a target comes to.
 type reach struct {
 	depth, steps int
+	bytes        int  // of an answer, at most
 	open         bool // it is being looked at: who comes by again goes in a circle
 	loop         bool
 }
@@ -37,7 +39,7 @@ type reach struct {
 func (t *Tenant) validTargets() error {
 	v := &targets{
 		t: t, users: make(map[string]*User, len(t.Users)), groups: map[string]*Group{}, schedules: map[string]*Schedule{},
-		numbers: make(map[string]*Number, len(t.Numbers)), announcements: map[string]bool{}, pbx: map[string]bool{}, known: map[Target]reach{},
+		numbers: make(map[string]*Number, len(t.Numbers)), announcements: map[string]bool{}, pbx: map[string]bool{}, known: map[Target]reach{}, sizes: sizesOf(t),
 	}
 	for i := range t.Users {
 		v.users[t.Users[i].Extension] = &t.Users[i]
@@ -168,6 +170,9 @@ func (v *targets) check(field string, t Target) {
 		v.fail(invalid(field, "%q leads through %d targets: %d may follow one another", t, r.depth, MaxTargetDepth))
 	case r.steps > MaxTargetSteps:
 		v.fail(invalid(field, "%q comes to %d steps with all that follows: %d are taken", t, r.steps, MaxTargetSteps))
+	case v.sizes.base()+r.bytes > MaxAnswer && v.sizes.fits(): // else validAnswer says so, once
+		v.fail(invalid(field, "%q may make an answer of %d bytes with all that follows: %d are taken; use fewer members, or fewer or shorter header rules",
+			t, v.sizes.base()+r.bytes, MaxAnswer))
 	}
 }
 
@@ -218,28 +223,35 @@ func (v *targets) exists(field string, t Target) bool {
 	return ok
 }
 
-// next lists what may follow a target; own is how many steps it takes itself.
-func (v *targets) next(t Target) (own int, next []Target) {
+// next lists what may follow a target; own is how many steps, and how much of
+// an answer, it takes itself.
+func (v *targets) next(t Target) (own, bytes int, next []Target) {
 	kind, value := t.Parse()
 	switch kind {
 	case ToUser:
 		if u := v.users[value]; u != nil && u.Forward != nil {
-			return 1, []Target{u.Forward.Always, u.Forward.Busy, u.Forward.NoAnswer, u.Forward.Unavailable}
+			next = []Target{u.Forward.Always, u.Forward.Busy, u.Forward.NoAnswer, u.Forward.Unavailable}
 		}
+		return 1, v.sizes.user(value), next
 	case ToGroup:
 		if g := v.groups[value]; g != nil {
-			return len(g.Members), []Target{g.Then}
+			bytes = answerDial
+			for _, m := range g.Members {
+				bytes += v.sizes.member(m)
+			}
+			return len(g.Members), bytes, []Target{g.Then}
 		}
 	case ToSchedule:
 		if s := v.schedules[value]; s != nil {
-			return 0, []Target{s.Open, s.Closed}
+			return 0, 0, []Target{s.Open, s.Closed}
 		}
 	case ToNumber:
 		if n := v.numbers[trimPlus(value)]; n != nil {
-			return 0, []Target{n.Leads()}
+			return 0, 0, []Target{n.Leads()}
 		}
+		return 1, v.sizes.outside(), nil
 	}
-	return 1, nil
+	return 1, answerAction + len(v.t.Realm()), nil
 }
 
 func (v *targets) reach(t Target) reach {
@@ -248,8 +260,8 @@ func (v *targets) reach(t Target) reach {
 		return r
 	}
 	v.known[t] = reach{open: true}
-	own, next := v.next(t)
-	r := reach{depth: 1, steps: own}
+	own, bytes, next := v.next(t)
+	r := reach{depth: 1, steps: own, bytes: bytes}
 	for _, n := range next {
 		if n == "" {
 			continue
@@ -257,7 +269,7 @@ func (v *targets) reach(t Target) reach {
 		after := v.reach(n)
 		r.loop = r.loop || after.loop
 		r.depth = max(r.depth, 1+after.depth)
-		r.steps = min(r.steps+after.steps, 1<<20)
+		r.steps, r.bytes = min(r.steps+after.steps, 1<<20), min(r.bytes+after.bytes, 1<<30)
 	}
 	v.known[t] = r
 	return r

@@ -185,6 +185,14 @@ func TestValidateFeatures(t *testing.T) {
 		{"tenants[acme].headers[0].name", full(func(t *Tenant) { t.Headers[0].Name = "Via" }), "may not be changed"},
 		{"tenants[acme].headers[0].name", full(func(t *Tenant) { t.Headers[0].Name = "Contact" }), "may not be changed"},
 		{"tenants[acme].headers[0].value", full(func(t *Tenant) { t.Headers[0].Action = RemoveHeader }), "all headers of the name"},
+		{"tenants[acme].headers", full(func(t *Tenant) {
+			for i := range 15 {
+				t.Headers = append(t.Headers, HeaderRule{Action: AddHeader, Name: fmt.Sprintf("X-%058d", i), Value: strings.Repeat("v", 128)})
+			}
+			for i := range 7 {
+				t.Trunks = append(t.Trunks, Trunk{Name: fmt.Sprint("more", i), Host: "192.0.2.1", Port: 5060})
+			}
+		}), "up to 32768 are taken"},
 		{"tenants[acme].headers[0].action", full(func(t *Tenant) { t.Headers[0].Action = "set" }), "is not one of"},
 		{"tenants[acme].record", full(func(t *Tenant) { t.Record = "some" }), "is not one of"},
 		{"tenants[acme].limits.max_duration", full(func(t *Tenant) { t.Limits.MaxDuration = 86401 }), "0 to 86400"},

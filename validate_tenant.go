@@ -36,7 +36,7 @@ func (t *Tenant) Validate() error {
 		within("limits.calls_per_second", t.Limits.CallsPerSecond, 0, 10000),
 		within("limits.max_duration", t.Limits.MaxDuration, 0, 86400),
 		within("priority", t.Priority, 0, 100),
-		t.validPolicies(), t.validHeaders(), t.validTargets())
+		t.validPolicies(), t.validHeaders(), t.validTargets(), t.validAnswer())
 	return errors.Join(errs...)
 }
 

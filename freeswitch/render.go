@@ -108,7 +108,8 @@ func appendSteps(dst []byte, steps []step) []byte {
 
 // maxAnswer bounds an answer. FreeSWITCH takes up to 1 MiB from mod_xml_curl
 // (response-max-bytes) and 64,000 bytes from mod_curl (max-bytes).
-const maxAnswer = 32 << 10
+// State.Validate does not let in what would need more.
+const maxAnswer = bulkhead.MaxAnswer
 
 // RenderReject appends an answer that rejects the call of a dialplan request.
 func RenderReject(dst []byte, req *Request, node bulkhead.NodeID, r route.Reject) []byte {
