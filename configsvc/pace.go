@@ -46,7 +46,8 @@ func newPacer(rate int) *pacer {
 }
 
 // turn returns how long the next question of a has to wait; ok is false, and no
-// turn is taken, if that were longer than limit.
+// turn is taken, if that were longer than limit. Who need not wait never comes
+// too late.
 func (p *pacer) turn(a asker, now time.Time, limit time.Duration) (wait time.Duration, ok bool) {
 	s := &p.shards[maphash.Comparable(p.seed, a)%uint64(len(p.shards))]
 	at := now.Sub(p.start)
@@ -54,7 +55,7 @@ func (p *pacer) turn(a asker, now time.Time, limit time.Duration) (wait time.Dur
 	defer s.mu.Unlock()
 	next := max(s.next[a], at)
 	wait = max(0, next-at-p.burst)
-	if wait > limit {
+	if wait > max(limit, 0) {
 		return wait, false
 	}
 	if len(s.next) >= shardSize {

@@ -310,6 +310,9 @@ func TestTurns(t *testing.T) {
 	if wait, ok := p.turn(asker{node: "a"}, now, time.Second); !ok || wait != 0 {
 		t.Errorf("a node of the same name waits %s", wait)
 	}
+	if wait, ok := p.turn(asker{tenant: "late"}, now, -time.Second); !ok || wait != 0 {
+		t.Errorf("a question that need not wait, but took long to read, waits %s, %t", wait, ok)
+	}
 	if wait, ok := p.turn(a, now.Add(time.Minute), time.Second); !ok || wait != 0 {
 		t.Errorf("a minute later it waits %s, %t", wait, ok)
 	}
