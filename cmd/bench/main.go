@@ -65,6 +65,11 @@ type benchmark struct {
 var all = []benchmark{
 	{"route_decide", routeDecide},
 	{"xml_dialplan", xmlDialplan},
+	{"xml_dialplan_new_tcp", xmlNewTCP},
+	{"xml_dialplan_flat", xmlFlat},
+	{"mod_curl", modCurl},
+	{"config_fair", configFair},
+	{"allocs_per_answer", allocsPerAnswer},
 	{"realtime_single", realtimeSingle},
 	{"apply_one", applyOne},
 	{"cold_start", coldStart},

@@ -44,27 +44,14 @@ func realtimeSingle(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := startBaseline(ctx, realtimePath+"*", size)
+	base, err := startBaseline(ctx, http.MethodPost, realtimePath+"*", size)
 	if err != nil {
 		return nil, err
 	}
-	var a, b []float64
-	for i := range xmlRuns + 1 {
-		x, err := requests(ctx, "http://"+ours+realtimePath+"ps_endpoints/single", bodies)
-		if err != nil {
-			return nil, err
-		}
-		y, err := requests(ctx, "http://"+base+realtimePath+"ps_endpoints/single", bodies)
-		if err != nil {
-			return nil, err
-		}
-		if i > 0 { // the first pair warms up
-			a, b = append(a, x), append(b, y)
+	one := func(addr string) func() (float64, error) {
+		return func() (float64, error) {
+			return requests(ctx, "http://"+addr+realtimePath+"ps_endpoints/single", bodies)
 		}
 	}
-	rate, baseline := median(a), median(b)
-	return []figure{
-		{name: "realtime_single", value: rate, unit: "req/s", ratio: rate / baseline, bar: bar{">=", 0.80}},
-		{name: "realtime_single_baseline", value: baseline, unit: "req/s"},
-	}, nil
+	return sideBySide("realtime_single", bar{">=", 0.80}, one(ours), one(base))
 }

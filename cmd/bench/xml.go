@@ -28,18 +28,28 @@ import (
 )
 
 const (
-	xmlTenants = 10_000
+	xmlTenants = 100_000
 	xmlClients = 8
 	xmlRuns    = 7
 	xmlRun     = 1500 * time.Millisecond
 	benchToken = "bench-token-0123456789"
 	// capture is a dialplan request as a FreeSWITCH sent it.
 	capture = "freeswitch/testdata/xml_curl/dialplan-answer.txt"
+
+	xmlPath  = "/freeswitch/xml"
+	curlPath = "/freeswitch/curl"
 )
 
 // xmlDialplan compares the requests a second that configsvc answers with
 // those of a handler that reads the same body and writes as many fixed bytes.
 func xmlDialplan(ctx context.Context) ([]figure, error) {
+	return xmlRatio(ctx, "xml_dialplan", bar{">=", 0.80}, func(addr string, bodies [][]byte) (float64, error) {
+		return requests(ctx, "http://"+addr+xmlPath, bodies)
+	})
+}
+
+// xmlRatio measures configsvc and the baseline in turn.
+func xmlRatio(ctx context.Context, name string, want bar, measure func(addr string, bodies [][]byte) (float64, error)) ([]figure, error) {
 	bodies, err := dialplanBodies(xmlTenants)
 	if err != nil {
 		return nil, err
@@ -56,17 +66,22 @@ func xmlDialplan(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := startBaseline(ctx, "/freeswitch/xml", size)
+	base, err := startBaseline(ctx, http.MethodPost, xmlPath, size)
 	if err != nil {
 		return nil, err
 	}
+	return sideBySide(name, want, func() (float64, error) { return measure(ours, bodies) }, func() (float64, error) { return measure(base, bodies) })
+}
+
+// sideBySide compares two rates, measured in turn.
+func sideBySide(name string, want bar, ours, base func() (float64, error)) ([]figure, error) {
 	var a, b []float64
 	for i := range xmlRuns + 1 {
-		x, err := requests(ctx, "http://"+ours+"/freeswitch/xml", bodies)
+		x, err := ours()
 		if err != nil {
 			return nil, err
 		}
-		y, err := requests(ctx, "http://"+base+"/freeswitch/xml", bodies)
+		y, err := base()
 		if err != nil {
 			return nil, err
 		}
@@ -76,8 +91,8 @@ func xmlDialplan(ctx context.Context) ([]figure, error) {
 	}
 	rate, baseline := median(a), median(b)
 	return []figure{
-		{name: "xml_dialplan", value: rate, unit: "req/s", ratio: rate / baseline, bar: bar{">=", 0.60}},
-		{name: "xml_dialplan_baseline", value: baseline, unit: "req/s"},
+		{name: name, value: rate, unit: "req/s", ratio: rate / baseline, bar: want},
+		{name: name + "_baseline", value: baseline, unit: "req/s"},
 	}, nil
 }
 
@@ -135,7 +150,7 @@ func checkAnswers(x *route.Snapshot, bodies [][]byte) (int, error) {
 
 func startConfigsvc(ctx context.Context, live *route.Live) (string, error) {
 	return startDialect(ctx, live, configsvc.Dialect{
-		Name: "freeswitch", Pattern: "/freeswitch/xml", Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8",
+		Name: "freeswitch", Pattern: xmlPath, Methods: []string{http.MethodPost}, ContentType: "text/xml; charset=utf-8",
 		Answer: func(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
 			answer, sum := freeswitch.Answer(x, q.Node, time.Now(), q.Body, dst)
 			return answer, configsvc.Result{Outcome: sum.Section + " " + sum.Outcome, Tenant: sum.Tenant}
@@ -160,14 +175,14 @@ func startDialect(ctx context.Context, live *route.Live, d configsvc.Dialect) (s
 }
 
 // startBaseline serves the least that any such service must do.
-func startBaseline(ctx context.Context, pattern string, size int) (string, error) {
+func startBaseline(ctx context.Context, method, pattern string, size int) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
 	answer := bytes.Repeat([]byte("x"), size)
 	r := chi.NewRouter()
-	r.Post(pattern, func(w http.ResponseWriter, r *http.Request) {
+	r.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(r.Body); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -186,6 +201,14 @@ func startBaseline(ctx context.Context, pattern string, size int) (string, error
 func requests(ctx context.Context, target string, bodies [][]byte) (float64, error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: xmlClients, DisableCompression: true}}
 	defer client.CloseIdleConnections()
+	return perSecond(ctx, func(rnd *rand.Rand) error {
+		return request(ctx, client, http.MethodPost, target, bodies[rnd.IntN(len(bodies))])
+	})
+}
+
+// perSecond returns how often a second a fixed number of clients do one thing,
+// each again and again.
+func perSecond(ctx context.Context, one func(rnd *rand.Rand) error) (float64, error) {
 	var wg sync.WaitGroup
 	counts, errs := make([]int, xmlClients), make([]error, xmlClients)
 	start := time.Now()
@@ -194,7 +217,7 @@ func requests(ctx context.Context, target string, bodies [][]byte) (float64, err
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(uint64(c), 7))
 			for time.Now().Before(deadline) && ctx.Err() == nil {
-				if errs[c] = request(ctx, client, target, bodies[rnd.IntN(len(bodies))]); errs[c] != nil {
+				if errs[c] = one(rnd); errs[c] != nil {
 					return
 				}
 				counts[c]++
@@ -209,13 +232,15 @@ func requests(ctx context.Context, target string, bodies [][]byte) (float64, err
 	return float64(total) / time.Since(start).Seconds(), errors.Join(append(errs, ctx.Err())...)
 }
 
-func request(ctx context.Context, client *http.Client, target string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+func request(ctx context.Context, client *http.Client, method, target string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.SetBasicAuth(benchNode, benchToken)
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if len(body) > 0 {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return err
