@@ -51,32 +51,59 @@ func NewCaches(node bulkhead.NodeID, ami AMI, live *route.Live, log *slog.Logger
 // cacheRetry is the pause between tries.
 const cacheRetry = time.Second
 
+// cacheSettle is how long an answer from an older snapshot may be on its way
+// into a cache, counted from the newer one: Asterisk waits 1 s for an answer
+// (res_curl.conf), and a busy one needs a while to make an object of it.
+const cacheSettle = 3 * time.Second
+
 // Run follows the snapshots until ctx ends. The first one expires everything:
 // what changed before is not known.
+//
+// What changed is expired at once, and once more when answers from before the
+// change, which were on their way then, have all come in: Asterisk would keep
+// one that it stored after the expiry for ever.
 func (c *Caches) Run(ctx context.Context) error {
-	var done *route.Snapshot
+	var done, settled *route.Snapshot // expired up to here; and nothing older can come any more
+	var settling *route.Snapshot      // what settled will be when wait is over; nil: nothing is on its way
+	var wait <-chan time.Time
 	var last string
 	for {
 		x, changed := c.live.Next()
+		var err error
 		if x != nil && x != done {
 			c.behind.Set(1)
-			if err := c.apply(ctx, done, x); err != nil {
-				c.failed.Inc()
-				if err.Error() != last && ctx.Err() == nil {
-					last = err.Error()
-					c.log.Warn("what changed stays in Asterisk's caches; trying on", "error", err)
-				}
-				if !sleep(ctx, cacheRetry) {
-					return nil
-				}
-				continue
+			if err = c.apply(ctx, done, x); err == nil {
+				done = x
 			}
-			done, last = x, ""
+		}
+		if err == nil && settling != nil && wait == nil { // it was due
+			if err = c.apply(ctx, settled, settling); err == nil {
+				settled, settling = settling, nil
+			}
+		}
+		if err != nil {
+			c.failed.Inc()
+			if err.Error() != last && ctx.Err() == nil {
+				last = err.Error()
+				c.log.Warn("what changed stays in Asterisk's caches; trying on", "error", err)
+			}
+			if !sleep(ctx, cacheRetry) {
+				return nil
+			}
+			continue
+		}
+		last = ""
+		if settling == nil && done != settled {
+			settling, wait = done, time.After(cacheSettle)
+		}
+		if settling == nil {
 			c.behind.Set(0)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-wait:
+			wait = nil
 		case <-changed:
 		}
 	}

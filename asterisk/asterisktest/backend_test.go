@@ -32,6 +32,8 @@ type backend struct {
 	mu    sync.Mutex
 	asked []string // path and body
 	dead  atomic.Bool
+	// late, if set, runs when an answer to a look-up is made but not yet sent.
+	late atomic.Pointer[func(question string)]
 }
 
 func newBackend(t *testing.T, state bulkhead.State) *backend {
@@ -60,6 +62,9 @@ func (b *backend) serve(w http.ResponseWriter, r *http.Request) {
 	var answer []byte
 	if path, ok := strings.CutPrefix(r.URL.Path, "/asterisk/realtime/"); ok {
 		answer, _ = asterisk.AnswerRealtime(x, node, path, body, nil)
+		if f := b.late.Load(); f != nil {
+			(*f)(path + " " + string(body))
+		}
 	} else {
 		answer, _ = asterisk.AnswerCall(x, node, body, time.Now(), nil)
 	}

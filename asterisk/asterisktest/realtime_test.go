@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/asterisk"
 	"github.com/bulkhead-voip/bulkhead/asterisk/asterisktest"
@@ -342,33 +344,83 @@ func TestCacheLifetimes(t *testing.T) {
 	}
 }
 
-// TestChangesArrive: what changes is expired in Asterisk, and nothing else is.
-func TestChangesArrive(t *testing.T) {
-	r := newRig(t, nil)
-	caches, err := asterisk.NewCaches("ast1", r.Caches(), &r.back.live, discard, nil)
+// keepCaches keeps the rig's caches equal to what its back end answers from,
+// and returns their metrics.
+func keepCaches(t *testing.T, r *rig) *prometheus.Registry {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	caches, err := asterisk.NewCaches("ast1", r.Caches(), &r.back.live, discard, reg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- caches.Run(ctx) }()
-	defer func() {
+	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return reg
+}
+
+// metric returns the sum of a metric's values.
+func metric(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+const (
+	expiredTotal = "bulkhead_asterisk_cache_expired_total"
+	cacheBehind  = "bulkhead_asterisk_cache_behind"
+)
+
+// settled waits until something was expired, beyond what was before, and
+// nothing old is on its way into the caches any more.
+func settled(t *testing.T, reg *prometheus.Registry, before float64) {
+	t.Helper()
+	until(t, "the caches are settled", func() bool {
+		return metric(t, reg, expiredTotal) > before && metric(t, reg, cacheBehind) == 0
+	})
+}
+
+// change changes a tenant.
+func (r *rig) change(id bulkhead.TenantID, f func(*bulkhead.Tenant)) {
+	x := r.back.live.Load()
+	t := *x.Tenant(id)
+	f(&t)
+	r.back.live.Store(x.Apply(&bulkhead.Change{Tenants: []bulkhead.Tenant{t}}, x.Revision()+1))
+}
+
+// TestChangesArrive: what changes is expired in Asterisk, and nothing else is.
+func TestChangesArrive(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	reg := keepCaches(t, r)
+	settled(t, reg, 0)
 	a101 := r.phone(t, "101", "acme.example", siptest.Behaviour{})
 	g101 := r.phone(t, "101", "globex.example", siptest.Behaviour{})
 	answered(t, a101, "101")
 	answered(t, g101, "101")
 	r.called()
 
-	acme := *r.back.live.Load().Tenant("acme")
-	acme.Codecs = []string{"PCMU"}
-	acme.Users = slices.Clone(acme.Users)
-	acme.Users[2].HA1 = ha1("103", "acme.example", "another")
-	r.back.live.Store(r.back.live.Load().Apply(&bulkhead.Change{Tenants: []bulkhead.Tenant{acme}}, 2))
+	r.change("acme", func(acme *bulkhead.Tenant) {
+		acme.Codecs = []string{"PCMU"}
+		acme.Users = slices.Clone(acme.Users)
+		acme.Users[2].HA1 = ha1("103", "acme.example", "another")
+	})
 	until(t, "the tenant's new codec is offered", func() bool {
 		answered(t, a101, "101")
 		return r.called() == "101@acme.example 0,101"
@@ -383,4 +435,39 @@ func TestChangesArrive(t *testing.T) {
 			t.Errorf("the other tenant's objects were asked for again: %q", lookups)
 		}
 	}
+}
+
+// TestLateAnswer: an answer was made before a change, and Asterisk stores it
+// after what changed was expired. The change arrives all the same.
+func TestLateAnswer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	reg := keepCaches(t, r)
+	until(t, "the caches are empty", func() bool { return metric(t, reg, expiredTotal) >= 5 })
+	var once sync.Once
+	late := func(question string) {
+		if !strings.HasPrefix(question, "ps_endpoints/single") || !strings.Contains(question, "101%40acme.example") {
+			return
+		}
+		once.Do(func() {
+			before := metric(t, reg, expiredTotal)
+			r.change("acme", func(acme *bulkhead.Tenant) { acme.Codecs = []string{"PCMU"} })
+			// Until all of it is expired; Asterisk gives this answer up after a second.
+			const objects = 16 // of acme
+			for end := time.Now().Add(900 * time.Millisecond); time.Now().Before(end) && metric(t, reg, expiredTotal) < before+objects; {
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	r.back.late.Store(&late)
+	a101 := r.phone(t, "101", "acme.example", siptest.Behaviour{})
+	offered := func() string {
+		c, err := dial(t, a101, "101")
+		if err == nil {
+			hangUp(t, c)
+		}
+		return r.called()
+	}
+	t.Logf("the first call: %s", offered())
+	until(t, "the change arrives", func() bool { return offered() == "101@acme.example 0,101" })
 }
