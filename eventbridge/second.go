@@ -42,33 +42,68 @@ func (b *Bridge) serveCDR(w http.ResponseWriter, req *http.Request) {
 	_, _ = w.Write([]byte("ok\n")) // the switch may have gone
 }
 
+// told is what a second source said of a leg.
+type told struct {
+	node    bulkhead.NodeID
+	source  cdr.Source
+	leg     string // as the request or the file's name has it
+	bytes   int    // of what it said
+	bad     error  // why it could not be read whole
+	record  cdr.Record
+	named   bool // the record says which leg it is of; else the payload is the words themselves
+	payload []byte
+}
+
 // take makes durable what a second source says of a leg.
 func (b *Bridge) take(ctx context.Context, node bulkhead.NodeID, source cdr.Source, leg string, body []byte) error {
-	r, decodeErr := b.cfg.DecodeCDR(node, source, leg, body)
-	if decodeErr != nil {
-		b.metrics.cdrUndecoded.WithLabelValues(string(node), string(source)).Inc()
-		b.log.Warn("call record of a node could not be decoded whole", "node", node, "source", source, "leg", leg,
-			"kept", r.Leg != "", "bytes", len(body), "error", brief(decodeErr))
-	}
-	r, ok := b.rec.complete(node, r)
-	if !ok {
-		raw := fmt.Appendf(nil, "undecodable call record of node %q from %s: ", clip(node, 64), source)
-		return b.timedAppend(ctx, [][]byte{append(raw, body...)})
-	}
-	e := cdr.Entry{Record: &r}
-	if b.cfg.KeepRaw || decodeErr != nil {
-		e.Raw = b.pack(body)
-	}
-	p, err := cdr.Encode(e)
+	t, err := b.read(node, source, leg, body)
 	if err != nil {
 		return err
 	}
-	if err := b.timedAppend(ctx, [][]byte{p}); err != nil {
+	return b.keep(ctx, t)
+}
+
+// read makes of a second source's words what can be stored. The error is that
+// of the encoding.
+func (b *Bridge) read(node bulkhead.NodeID, source cdr.Source, leg string, body []byte) (told, error) {
+	t := told{node: node, source: source, leg: leg, bytes: len(body)}
+	t.record, t.bad = b.cfg.DecodeCDR(node, source, leg, body)
+	if t.record, t.named = b.rec.complete(node, t.record); !t.named {
+		raw := fmt.Appendf(nil, "undecodable call record of node %q from %s: ", clip(node, 64), source)
+		t.payload = append(raw, body...)
+		return t, nil
+	}
+	e := cdr.Entry{Record: &t.record}
+	if b.cfg.KeepRaw || t.bad != nil {
+		e.Raw = b.pack(body)
+	}
+	var err error
+	t.payload, err = cdr.Encode(e)
+	return t, err
+}
+
+// keep makes all of them durable at once.
+func (b *Bridge) keep(ctx context.Context, all ...told) error {
+	payloads := make([][]byte, len(all))
+	for i := range all {
+		payloads[i] = all[i].payload
+	}
+	if err := b.timedAppend(ctx, payloads); err != nil {
 		return err
 	}
-	b.metrics.cdrRecords.WithLabelValues(string(node), string(source)).Inc()
-	b.account(&r)
-	b.rec.reported(node, &r)
+	for i := range all {
+		t := &all[i]
+		if t.bad != nil {
+			b.metrics.cdrUndecoded.WithLabelValues(string(t.node), string(t.source)).Inc()
+			b.log.Warn("call record of a node could not be decoded whole", "node", t.node, "source", t.source, "leg", t.leg,
+				"kept", t.named, "bytes", t.bytes, "error", brief(t.bad))
+		}
+		if t.named {
+			b.metrics.cdrRecords.WithLabelValues(string(t.node), string(t.source)).Inc()
+			b.account(&t.record)
+			b.rec.reported(t.node, &t.record)
+		}
+	}
 	return nil
 }
 

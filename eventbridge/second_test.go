@@ -229,6 +229,35 @@ func TestSweepDeletes(t *testing.T) {
 	})
 }
 
+// TestSweepMany: after a long time away a folder holds very many files. They
+// are made durable together, since each time takes a sync of the disk.
+func TestSweepMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files = 3*sweepBatch + 1
+		appends := 0
+		s := &memStream{before: func() { appends++ }}
+		dir := t.TempDir()
+		cfg := cdrConfig(t, s)
+		cfg.Sweeps = []Sweep{{Node: "fs1", Dir: dir}}
+		_, stop := launch(t, cfg)
+		defer stop()
+		for i := range files {
+			leg := fmt.Sprintf("leg%d", i)
+			if err := os.WriteFile(filepath.Join(dir, leg+sweepSuffix), []byte(leg+" 5"), 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(sweepSettle + 2*sweepEvery)
+		left, err := os.ReadDir(dir)
+		if n := len(s.stored().legs); n != files || len(left) != 0 || err != nil {
+			t.Errorf("%d of %d files are stored, %d are left, %v", n, files, len(left), err)
+		}
+		if appends > 4 {
+			t.Errorf("%d files took %d appends", files, appends)
+		}
+	})
+}
+
 func TestStatusAndUnmatchedAreJSON(t *testing.T) {
 	s := &memStream{}
 	b, err := New(cdrConfig(t, s))

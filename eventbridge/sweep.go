@@ -32,6 +32,8 @@ const (
 	sweepSettle = 2 * time.Second  // a file must be unchanged for so long
 	sweepTorn   = 30 * time.Second // so long, if it is not whole: the switch died over it
 	sweepSuffix = ".cdr.json"
+	sweepBatch  = 128           // files that are made durable together
+	sweepBytes  = 512 << 10     // what they hold, one more at the most
 	undecodable = "undecodable" // folder within Sweep.Dir for what could not be read
 )
 
@@ -59,7 +61,11 @@ func (s *sweeper) run(ctx context.Context) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
 	for {
-		s.note(s.sweep(ctx, time.Now()))
+		err := s.sweep(ctx, time.Now())
+		if ctx.Err() != nil {
+			return // which explains the error
+		}
+		s.note(err)
 		select {
 		case <-ctx.Done():
 			return
@@ -80,34 +86,49 @@ func (s *sweeper) note(err error) {
 	s.failed = text
 }
 
-// sweep looks at every file once. It stops at the first one that cannot be
-// stored, since the next one could not either.
+// sweep looks at every file once. It stops at the first ones that cannot be
+// stored, since the next ones could not either.
 func (s *sweeper) sweep(ctx context.Context, now time.Time) error {
 	files, err := s.files()
 	if err != nil {
 		return err
 	}
 	seen := make(map[string]sighting, len(files))
+	var ready []string
 	for path, info := range files {
-		if ctx.Err() != nil {
-			return nil
-		}
 		was, known := s.seen[path]
 		is := sighting{size: info.Size(), mtime: info.ModTime(), since: now}
 		if known && was.size == is.size && was.mtime.Equal(is.mtime) {
 			is.since = was.since
 		}
 		seen[path] = is
-		if now.Sub(is.since) < sweepSettle {
-			continue
-		}
-		if err := s.file(ctx, path, now.Sub(is.since) >= sweepTorn); err != nil {
-			s.seen = seen
-			return err
+		if now.Sub(is.since) >= sweepSettle {
+			ready = append(ready, path)
 		}
 	}
 	s.seen = seen
-	return nil
+	var batch []found
+	size := 0
+	for _, path := range ready {
+		if ctx.Err() != nil {
+			return nil
+		}
+		f, ok, err := s.open(path, now.Sub(seen[path].since) >= sweepTorn)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		batch = append(batch, f)
+		if size += f.bytes; len(batch) == sweepBatch || size >= sweepBytes {
+			if err := s.store(ctx, batch); err != nil {
+				return err
+			}
+			batch, size = nil, 0
+		}
+	}
+	return s.store(ctx, batch)
 }
 
 // files lists what may be taken.
@@ -140,38 +161,68 @@ func (s *sweeper) files() (map[string]fs.FileInfo, error) {
 	return out, nil
 }
 
-// file takes one file that was not changed for a while. One that is not whole
-// is left for later, or, if it is torn, taken as far as it goes and set apart.
-func (s *sweeper) file(ctx context.Context, path string, torn bool) error {
+// found is a file that is to be stored.
+type found struct {
+	path string
+	told
+}
+
+// open reads one file that was not changed for a while; false: there is
+// nothing to store. One that is not whole is left for later, or, if it is
+// torn, taken as far as it goes.
+func (s *sweeper) open(path string, torn bool) (found, bool, error) {
 	leg := strings.TrimPrefix(strings.TrimSuffix(filepath.Base(path), sweepSuffix), "a_")
 	info, err := os.Lstat(path)
 	if err != nil {
-		return err
+		return found{}, false, err
 	}
 	if info.Size() > maxCDRBody {
-		return s.apart(path, fmt.Errorf("it has more than %d bytes", maxCDRBody))
+		return found{}, false, s.apart(path, fmt.Errorf("it has more than %d bytes", maxCDRBody))
 	}
 	body, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("read call record: %w", err)
+		return found{}, false, fmt.Errorf("read call record: %w", err)
 	}
-	_, decodeErr := s.bridge.cfg.DecodeCDR(s.Node, cdr.SourceFile, leg, body)
-	if decodeErr != nil && !torn {
+	t, err := s.bridge.read(s.Node, cdr.SourceFile, leg, body)
+	if err != nil {
+		return found{}, false, fmt.Errorf("store the call record in %s: %w", path, err)
+	}
+	return found{path: path, told: t}, t.bad == nil || torn, nil
+}
+
+// store makes the batch durable, and then takes its files away: those that
+// were torn are set apart.
+func (s *sweeper) store(ctx context.Context, batch []found) error {
+	if len(batch) == 0 {
 		return nil
 	}
-	if err := s.bridge.take(ctx, s.Node, cdr.SourceFile, leg, body); err != nil {
-		return fmt.Errorf("store the call record in %s: %w", path, err)
+	all := make([]told, len(batch))
+	for i := range batch {
+		all[i] = batch[i].told
 	}
-	if decodeErr != nil {
-		return s.apart(path, decodeErr)
+	if err := s.bridge.keep(ctx, all...); err != nil {
+		return fmt.Errorf("store the call record in %s and %d more: %w", batch[0].path, len(batch)-1, err)
+	}
+	for i := range batch {
+		if err := s.done(&batch[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// done takes away a file whose record is durable.
+func (s *sweeper) done(f *found) error {
+	if f.bad != nil {
+		return s.apart(f.path, f.bad)
 	}
 	if s.Done == "" {
-		if err := os.Remove(path); err != nil {
+		if err := os.Remove(f.path); err != nil {
 			return fmt.Errorf("delete a call record that is stored: %w", err)
 		}
 		return nil
 	}
-	return move(path, s.Done)
+	return move(f.path, s.Done)
 }
 
 // apart puts a file where it is not looked at again. It is never deleted.
