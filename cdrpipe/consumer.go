@@ -67,8 +67,13 @@ func (c *Config) Validate() error {
 
 const (
 	retryMin     = 100 * time.Millisecond
-	retryMax     = 5 * time.Second
+	retryMax     = 2 * time.Second
 	unreadyAfter = 5 * time.Second // of failing
+
+	// firstBatch is how many entries the first Insert of a Run has at the most;
+	// each later one may have twice as many, up to BatchSize. A process that is
+	// ended again and again gets on all the same.
+	firstBatch = 500
 )
 
 // Consumer moves entries from a stream into a warehouse.
@@ -98,16 +103,16 @@ func New(cfg Config) (*Consumer, error) {
 // under way at that time comes again in the next Run. It may be called once.
 func (c *Consumer) Run(ctx context.Context) error {
 	defer c.metrics.Unregister()
-	for ctx.Err() == nil {
+	for limit := min(firstBatch, c.cfg.BatchSize); ctx.Err() == nil; limit = min(2*limit, c.cfg.BatchSize) {
 		var b Batch
 		if !c.try(ctx, "read the stream", func() (err error) {
-			b, err = c.cfg.Stream.Read(ctx, c.cfg.BatchSize)
+			b, err = c.cfg.Stream.Read(ctx, limit)
 			return err
 		}) {
 			break
 		}
 		next := time.Now().Add(c.cfg.Interval)
-		if !c.move(ctx, b) || len(b.Payloads) < c.cfg.BatchSize && !wait(ctx, time.Until(next)) {
+		if !c.move(ctx, b) || len(b.Payloads) < limit && !wait(ctx, time.Until(next)) {
 			break
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,11 +27,13 @@ type memStream struct {
 	acked    int
 	ackFails int
 	readErrs int
+	limits   []int // that Read was asked for
 }
 
 func (s *memStream) Read(ctx context.Context, limit int) (Batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.limits = append(s.limits, limit)
 	if s.readErrs > 0 {
 		s.readErrs--
 		return Batch{}, errors.New("disk trouble")
@@ -261,6 +264,32 @@ func TestConsumerNeverSkips(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// TestConsumerBeginsSmall: who is ended again and again must get a batch done
+// in between.
+func TestConsumerBeginsSmall(t *testing.T) {
+	s, n := &memStream{}, &nowhere{}
+	for i := range 5 * firstBatch {
+		s.add(t, entry(fullRecord(i)))
+	}
+	cfg := DefaultConfig()
+	cfg.Stream, cfg.Warehouse, cfg.BatchSize = s, n, 3*firstBatch
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	eventually(t, "all stored", func() bool { return s.ackedNow() == 5*firstBatch })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if want := []int{firstBatch, 2 * firstBatch, 3 * firstBatch}; len(s.limits) < 3 || !slices.Equal(s.limits[:3], want) {
+		t.Errorf("batches of up to %v, want %v", s.limits, want)
+	}
 }
 
 func TestConfigValidate(t *testing.T) {

@@ -8,7 +8,10 @@ import (
 	"time"
 )
 
-const keepBuffer = 1 << 20 // bytes; a larger buffer is not kept for the next batch
+const (
+	keepBuffer = 1 << 20         // bytes; a larger buffer is not kept for the next batch
+	failedCalm = 5 * time.Second // without a failure, until it is said that the spool writes again
+)
 
 // disk is how bytes and names become durable; a test may look over its shoulder.
 type disk struct {
@@ -38,9 +41,9 @@ type active struct {
 	spare   *batch          // the batch that is not pending
 	apart   map[uint64]bool // quarantined segments that are already counted
 	tidied  time.Time
-	trouble string // the last error of tidy that was logged
-	failing bool   // the last flush failed
-	alarmed bool   // the last look found less than half of MaxBytes of room
+	trouble string    // the last error of tidy that was logged
+	failed  time.Time // the last flush that did; zero: none since it was last logged that the spool writes
+	alarmed bool      // the last look found less than half of MaxBytes of room
 }
 
 // begin repairs the last segment and starts the next one.
@@ -173,17 +176,27 @@ func (s *Spool) flush(b *batch) {
 		s.mu.Unlock()
 		b.answer(answered, len(b.ends), fmt.Errorf("append to spool %s: %w", s.dir, diskError(err)))
 	}
-	if len(b.ends) > 0 && (err != nil) != s.failing {
-		s.failing = err != nil
-		if err != nil {
-			s.log.Error("spool cannot write, records are refused", "err", err)
-		} else {
-			s.log.Info("spool writes again")
-		}
+	if len(b.ends) > 0 {
+		s.note(err)
 	}
 	s.room.Release(b.weight)
 	b.reset()
 	s.spare = b
+}
+
+// note logs when the spool begins to fail and when it has written for a while:
+// a disk that is almost full takes some records and refuses others.
+func (s *Spool) note(err error) {
+	switch {
+	case err != nil:
+		if s.failed.IsZero() {
+			s.log.Error("spool cannot write, records are refused", "err", err)
+		}
+		s.failed = time.Now()
+	case !s.failed.IsZero() && time.Since(s.failed) >= failedCalm:
+		s.log.Info("spool writes again")
+		s.failed = time.Time{}
+	}
 }
 
 // begin returns where frame i begins in buf.
