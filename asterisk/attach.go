@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/internal/editfile"
 )
 
 // The lines between which everything stands that was added to a file.
@@ -155,7 +155,7 @@ func Attach(dir string, p NodeParams) error {
 		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 			text = addedFile
 		}
-		if err := replace(file, text+a.Text()); err != nil {
+		if err := editfile.Replace(file, text+a.Text()); err != nil {
 			return err
 		}
 	}
@@ -187,7 +187,7 @@ func Detach(dir string, dry bool) ([]string, error) {
 		case text == addedFile:
 			err = os.Remove(file)
 		default:
-			err = replace(file, text)
+			err = editfile.Replace(file, text)
 		}
 		if err != nil {
 			return changed, fmt.Errorf("detach %s: %w", dir, err)
@@ -215,36 +215,4 @@ func Detach(dir string, dry bool) ([]string, error) {
 		_ = os.Remove(filepath.Join(dir, "bulkhead")) // files of the event bridge may be there too
 	}
 	return changed, nil
-}
-
-// replace writes a file whole or not at all, with the rights and owner it had.
-func replace(file, text string) error {
-	mode := fs.FileMode(0o640)
-	info, err := os.Stat(file)
-	if err == nil {
-		mode = info.Mode().Perm()
-	}
-	temp, err := os.CreateTemp(filepath.Dir(file), ".bulkhead-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.WriteString(text)
-	if err = errors.Join(err, temp.Chmod(mode), temp.Sync(), temp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	if info != nil {
-		own(temp.Name(), info)
-	}
-	if err := os.Rename(temp.Name(), file); err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	return nil
-}
-
-// own gives a file the owner of another, as far as one may.
-func own(file string, of fs.FileInfo) {
-	if s, ok := of.Sys().(*syscall.Stat_t); ok {
-		_ = os.Chown(file, int(s.Uid), int(s.Gid)) // only root may
-	}
 }

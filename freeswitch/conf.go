@@ -69,25 +69,48 @@ func RenderConf(p Params) ([]ConfFile, error) {
 		if name == "conf/"+jsonCDRConf && len(p.CDRURLs) == 0 {
 			return nil
 		}
-		text, err := confFiles.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		t, err := template.New(name).Funcs(template.FuncMap{"xml": xmlText}).Option("missingkey=error").Parse(string(text))
-		if err != nil {
-			return err
-		}
-		var b bytes.Buffer
-		if err := t.Execute(&b, v); err != nil {
-			return err
-		}
-		out = append(out, ConfFile{Path: strings.TrimPrefix(name, "conf/"), Text: b.Bytes()})
-		return nil
+		text, err := renderFile(name, v)
+		out = append(out, ConfFile{Path: strings.TrimPrefix(name, "conf/"), Text: text})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("freeswitch configuration of node %q: %w", p.Node, err)
 	}
 	return out, nil
+}
+
+func renderFile(name string, v confValues) ([]byte, error) {
+	text, err := confFiles.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := template.New(name).Funcs(template.FuncMap{"xml": xmlText}).Option("missingkey=error").Parse(string(text))
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, v)
+	return b.Bytes(), err
+}
+
+// renderBindings returns the bindings for a switch that has a configuration of
+// its own, which it keeps: it asks for the dialplan and the directory alone.
+func renderBindings(p Params) (string, error) {
+	v, err := p.asking()
+	if err != nil {
+		return "", fmt.Errorf("freeswitch configuration of node %q: %w", p.Node, err)
+	}
+	v.Sections = "dialplan|directory"
+	text, err := renderFile("conf/"+BindingsFile, v)
+	if err != nil {
+		return "", fmt.Errorf("freeswitch configuration of node %q: %w", p.Node, err)
+	}
+	_, rest, _ := strings.Cut(string(text), "<bindings>\n")
+	bindings, _, ok := strings.Cut(rest, "  </bindings>")
+	if !ok {
+		return "", fmt.Errorf("%s holds no bindings: %w", BindingsFile, bulkhead.Invalid)
+	}
+	return bindings, nil
 }
 
 // profileTemplate is the shipped profile without its comments and what
@@ -131,65 +154,80 @@ type confValues struct {
 	SBCs, Bridges    []string // as CIDR
 	ESLACL           string
 
+	Sections           string // that the bindings are for
 	CurlURL, CurlQuery string // of mod_curl
 	Fields             []string
 }
 
-func (p Params) values() (confValues, error) {
-	v := confValues{Params: p, Fields: requestFields()}
-	bad := func(field, format string, args ...any) error {
-		return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: fmt.Sprintf(format, args...)}
-	}
+func badParam(field, format string, args ...any) error {
+	return &bulkhead.FieldError{Kind: bulkhead.Invalid, Field: field, Msg: fmt.Sprintf(format, args...)}
+}
+
+// asking checks what a switch needs to ask.
+func (p Params) asking() (confValues, error) {
+	v := confValues{Params: p, Fields: requestFields(), Sections: "dialplan|directory|configuration"}
 	if !isID(string(p.Node)) {
-		return v, bad("node", "%q is not a node's id", p.Node)
+		return v, badParam("node", "%q is not a node's id", p.Node)
 	}
 	if !isSecret(p.Token) || strings.Contains(p.Token, ":") {
-		return v, bad("token", "it is empty or holds a space, a control character or one of : $ { } < > \"")
+		return v, badParam("token", "it is empty or holds a space, a control character or one of : $ { } < > \"")
+	}
+	if len(p.URLs) == 0 {
+		return v, badParam("urls", "a node needs a URL of configsvc")
+	}
+	for i, s := range p.URLs {
+		if !isURL(s) {
+			return v, badParam(fmt.Sprintf("urls[%d]", i), "%q is no http or https URL without a password in it", s)
+		}
+	}
+	return v, nil
+}
+
+// values checks everything.
+func (p Params) values() (confValues, error) {
+	v, err := p.asking()
+	if err != nil {
+		return v, err
 	}
 	if p.ESLPassword == defaultPassword {
 		return v, fmt.Errorf("esl_password: it is FreeSWITCH's default, which everybody knows: %w", bulkhead.Denied)
 	}
 	if !isSecret(p.ESLPassword) {
-		return v, bad("esl_password", "it is empty or holds a space, a control character or one of $ { } < > \"")
+		return v, badParam("esl_password", "it is empty or holds a space, a control character or one of $ { } < > \"")
 	}
-	if len(p.URLs) == 0 || len(p.SBCs) == 0 {
-		return v, bad("urls", "a node needs a URL of configsvc and an SBC")
-	}
-	for i, s := range p.URLs {
-		if !isURL(s) {
-			return v, bad(fmt.Sprintf("urls[%d]", i), "%q is no http or https URL without a password in it", s)
-		}
+	if len(p.SBCs) == 0 {
+		return v, badParam("sbcs", "a node of Bulkhead's alone needs an SBC")
 	}
 	for i, s := range p.CDRURLs {
 		// The switch puts ?uuid= behind it, whatever it holds.
 		if !isURL(s) || strings.Contains(s, "?") || i >= 20 {
-			return v, bad(fmt.Sprintf("cdr_urls[%d]", i), "%q is no http or https URL without a password and a query in it, or the 21st", s)
+			return v, badParam(fmt.Sprintf("cdr_urls[%d]", i), "%q is no http or https URL without a password and a query in it, or the 21st", s)
 		}
 	}
 	if len(p.CDRURLs) > 0 && (!path.IsAbs(p.CDRErrDir) || !isSecret(p.CDRErrDir)) {
-		return v, bad("cdr_err_dir", "%q is no absolute path without spaces and $ { } < > \"", p.CDRErrDir)
+		return v, badParam("cdr_err_dir", "%q is no absolute path without spaces and $ { } < > \"", p.CDRErrDir)
 	}
 	v.CurlURL, v.CurlQuery = curlURL(p.URLs[0], p.Node, p.Token), curlArguments()
 	sip, err := netip.ParseAddrPort(p.SIP)
 	if err != nil {
-		return v, bad("sip", "%q is not ip:port", p.SIP)
+		return v, badParam("sip", "%q is not ip:port", p.SIP)
 	}
 	esl, err := netip.ParseAddrPort(p.ESL)
 	if err != nil {
-		return v, bad("esl", "%q is not ip:port: name the address to listen on", p.ESL)
+		return v, badParam("esl", "%q is not ip:port: name the address to listen on", p.ESL)
 	}
 	v.SIPIP, v.SIPPort, v.ESLIP, v.ESLPort = sip.Addr().String(), sip.Port(), esl.Addr().String(), esl.Port()
 	for i, s := range p.SBCs {
 		a, err := netip.ParseAddrPort(s)
 		if err != nil {
-			return v, bad(fmt.Sprintf("sbcs[%d]", i), "%q is not ip:port", s)
+			return v, badParam(fmt.Sprintf("sbcs[%d]", i), "%q is not ip:port", s)
 		}
 		v.SBCs = append(v.SBCs, cidr(a.Addr()))
 	}
 	for i, s := range p.Bridges {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return v, bad(fmt.Sprintf("bridges[%d]", i), "%q is not an address", s)
+			return v, badParam(fmt.Sprintf("bridges[%d]", i), "%q is not an address", s)
 		}
 		v.Bridges = append(v.Bridges, cidr(a))
 	}

@@ -1,18 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/asterisk"
+	"github.com/bulkhead-voip/bulkhead/freeswitch"
 )
 
 type detachCmd struct {
 	stateFlags `embed:""`
 
 	Node  string `help:"The node." required:"" placeholder:"ID"`
-	Dir   string `help:"The PBX's configuration folder." default:"/etc/asterisk" type:"path" placeholder:"DIR"`
+	Dir   string `help:"The PBX's configuration folder. Default: /etc/asterisk or /etc/freeswitch." type:"path" placeholder:"DIR"`
 	Write bool   `help:"Do it. Default: say which files would change."`
 }
 
@@ -22,13 +24,16 @@ func (c *detachCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	node := head.Nodes[bulkhead.NodeID(c.Node)]
-	switch {
-	case node == nil:
+	if node == nil {
 		return fmt.Errorf("the registry has no node %q: %w", c.Node, bulkhead.NotFound)
-	case node.Kind != bulkhead.Asterisk:
-		return fmt.Errorf("node %q is no Asterisk: take the binding for Bulkhead out of its xml_curl.conf.xml by hand: %w", c.Node, bulkhead.Invalid)
 	}
-	changed, err := asterisk.Detach(c.Dir, !c.Write)
+	detach, dir, after := freeswitch.Detach, "/etc/freeswitch", "fs_cli -x 'reload mod_xml_curl' (or unload it), and fs_cli -x 'sofia profile NAME rescan' for each profile; "+
+		"gateways that are there already go with fs_cli -x 'sofia profile NAME killgw bulkhead.TENANT.TRUNK'"
+	if node.Kind == bulkhead.Asterisk {
+		detach, dir, after = asterisk.Detach, "/etc/asterisk", "restart Asterisk when no call goes on"
+	}
+	dir = cmp.Or(c.Dir, dir)
+	changed, err := detach(dir, !c.Write)
 	if err != nil {
 		return err
 	}
@@ -37,9 +42,9 @@ func (c *detachCmd) Run(ctx context.Context, a *app) error {
 	}
 	switch {
 	case len(changed) == 0:
-		fmt.Fprintf(a.out, "nothing was added to %s\n", c.Dir)
+		fmt.Fprintf(a.out, "nothing was added to %s\n", dir)
 	case c.Write:
-		fmt.Fprintln(a.out, "restart Asterisk when no call goes on")
+		fmt.Fprintln(a.out, "now: "+after)
 	default:
 		fmt.Fprintln(a.out, "these would change; add --write to do it")
 	}
