@@ -66,17 +66,17 @@ func startNode(t *testing.T, cfg Config) (n *Node, stop func()) {
 	return n, stop
 }
 
-// eventually polls until ok, for at most 10 s.
+// eventually polls until ok, for at most 30 s.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("after 10 s still not: %s", what)
+			t.Fatalf("after 30 s still not: %s", what)
 		}
 	}
 }
@@ -182,9 +182,10 @@ func percentDecode(t *testing.T, s string) string {
 }
 
 // newPhones starts user agents on a socket of their own.
-func newPhones(t *testing.T) *siptest.Phones {
+// newPhones makes phones whose T1 is testT1, or the one given.
+func newPhones(t *testing.T, t1 ...time.Duration) *siptest.Phones {
 	t.Helper()
-	p, err := siptest.NewPhones(siptest.PhonesConfig{T1: testT1})
+	p, err := siptest.NewPhones(siptest.PhonesConfig{T1: append(t1, testT1)[0]})
 	if err != nil {
 		t.Fatal(err)
 	}
