@@ -28,7 +28,8 @@ type configsvcCmd struct {
 	Shadow     bool `help:"Answer every PBX that the call is not ours, and keep what would have been done, for bulkhead shadow report."`
 	ShadowSize int  `help:"MiB of the data folder that the decisions may take; the oldest go." default:"256" placeholder:"MIB"`
 
-	Asterisk map[string]string `help:"An Asterisk that asks here, and where its manager listens: what changes is expired in its caches. Repeatable." placeholder:"NODE=IP:PORT"`
+	Asterisk   map[string]string `help:"An Asterisk that asks here, and where its manager listens: what changes is expired in its caches. Repeatable." placeholder:"NODE=IP:PORT"`
+	Freeswitch map[string]string `help:"A FreeSWITCH that asks here and may keep directory users (cacheable of the node), and where its event socket listens: its cache is emptied when users change. Repeatable." placeholder:"NODE=IP:PORT"`
 }
 
 // Validate is kong's hook after the flags were read.
@@ -61,6 +62,9 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		if err := startCaches(p, g, c.Asterisk); err != nil {
+			return err
+		}
+		if err := startFreeswitchCaches(p, g, c.Freeswitch); err != nil {
 			return err
 		}
 		if err := startLoad(p, g, &c.loadFlags); err != nil {

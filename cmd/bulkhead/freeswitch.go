@@ -119,3 +119,24 @@ func (c *configFreeswitchCmd) params(head bulkhead.State) (freeswitch.Params, er
 	p.ESLPassword, err = dataDir(c.Data).secret(eslSecret)
 	return p, err
 }
+
+// startFreeswitchCaches keeps the directory caches of the named FreeSWITCH nodes
+// equal to the snapshot from which this process answers them.
+func startFreeswitchCaches(p *parts, g *group, nodes map[string]string) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	password, err := p.data.secret(eslSecret)
+	if err != nil {
+		return err
+	}
+	for _, node := range slices.Sorted(maps.Keys(nodes)) {
+		esl := freeswitch.Config{Addr: nodes[node], Password: password}
+		c, err := freeswitch.NewCaches(bulkhead.NodeID(node), esl, p.live, p.log.With("service", "configsvc"), p.reg)
+		if err != nil {
+			return err
+		}
+		g.run(services, "cache of "+node, c.Run)
+	}
+	return nil
+}

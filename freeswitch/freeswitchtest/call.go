@@ -64,7 +64,7 @@ func (c *call) run(ctx context.Context) {
 func (c *call) route(ctx context.Context, prof *profile) []action {
 	a := c.a
 	form := encodeForm(a.dialplanForm(prof))
-	doc := c.n.fetchDialplan(ctx, form)
+	doc := c.n.ask(ctx, form)
 	if doc == nil {
 		var err error
 		if doc, err = parseXML(preprocess([]byte(c.n.cfg.StaticXML), c.n.globals)); err != nil {

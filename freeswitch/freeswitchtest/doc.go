@@ -25,6 +25,6 @@
 // re-INVITEs with another description, dial strings with several targets,
 // gateways, the events that no client of Bulkhead subscribes
 // (CHANNEL_STATE, CHANNEL_CALLSTATE, CHANNEL_EXECUTE, CALL_UPDATE, CODEC), event
-// xml, outbound event sockets, mod_json_cdr, the other sections of
-// mod_xml_curl. X-PRE-PROCESS commands in an answer are dropped and logged, never run.
+// xml, outbound event sockets, the other sections of mod_xml_curl but for the
+// look-up of a directory user and its cache. X-PRE-PROCESS commands in an answer are dropped and logged, never run.
 package freeswitchtest

@@ -35,6 +35,9 @@ func (n *Node) api(line string) string {
 		return n.cfg.ID
 	case "global_getvar":
 		return n.globals[arg]
+	case "xml_flush_cache": // fact 16; no capture shows what it prints
+		n.directory.clear()
+		return "+OK\n"
 	case "version":
 		return "FreeSWITCH Version " + version + " (freeswitchtest)\n"
 	}

@@ -32,16 +32,17 @@ const (
 // Node is a media node. New binds its sockets; Run serves until its context
 // ends, and must be called to free them.
 type Node struct {
-	cfg      Config
-	log      *slog.Logger
-	profile  string // the sofia profile
-	globals  map[string]string
-	started  time.Time
-	hub      *hub
-	sessions *sessions
-	stack    *siptest.Stack
-	media    *siptest.MediaEngine
-	esl      net.Listener
+	cfg       Config
+	log       *slog.Logger
+	profile   string // the sofia profile
+	globals   map[string]string
+	started   time.Time
+	hub       *hub
+	sessions  *sessions
+	stack     *siptest.Stack
+	media     *siptest.MediaEngine
+	esl       net.Listener
+	directory directoryCache
 
 	mu      sync.Mutex
 	calls   map[*call]context.CancelFunc

@@ -14,10 +14,10 @@ import (
 // maxAnswer is mod_xml_curl's response-max-bytes default.
 const maxAnswer = 1 << 20
 
-// fetchDialplan asks the bindings in order (capture failures/xml_curl-answers.txt:
+// ask asks the bindings in order (capture failures/xml_curl-answers.txt:
 // "two bindings for dialplan, the first server down: the second one is asked").
 // Nil means that none decided, so that the static configuration does.
-func (n *Node) fetchDialplan(ctx context.Context, form []byte) *element {
+func (n *Node) ask(ctx context.Context, form []byte) *element {
 	for _, url := range n.cfg.XMLURLs {
 		doc, err := n.fetchXML(ctx, url, form)
 		if err != nil {
@@ -45,7 +45,7 @@ func (n *Node) fetchXML(ctx context.Context, url string, form []byte) (*element,
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(form))
 	if err != nil {
-		return nil, fmt.Errorf("ask for the dialplan: %w", err)
+		return nil, fmt.Errorf("ask by xml_curl: %w", err)
 	}
 	// The headers of capture xml_curl/dialplan-bridge.txt, and no others.
 	req.Header.Set("User-Agent", "freeswitch-xml/1.0")
@@ -61,7 +61,7 @@ func (n *Node) fetchXML(ctx context.Context, url string, form []byte) (*element,
 	defer tr.CloseIdleConnections()
 	res, err := (&http.Client{Transport: tr}).Do(req) // follows 10 redirects, as a real one
 	if err != nil {
-		return nil, fmt.Errorf("ask for the dialplan: %w: %w", bulkhead.Unavailable, err)
+		return nil, fmt.Errorf("ask by xml_curl: %w: %w", bulkhead.Unavailable, err)
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if cerr := res.Body.Close(); err == nil {
@@ -69,7 +69,7 @@ func (n *Node) fetchXML(ctx context.Context, url string, form []byte) (*element,
 	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read the dialplan: %w: %w", bulkhead.Unavailable, err)
+		return nil, fmt.Errorf("read the answer of xml_curl: %w: %w", bulkhead.Unavailable, err)
 	case res.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("received HTTP error %d: %w", res.StatusCode, bulkhead.Unavailable)
 	case len(body) > maxAnswer:
