@@ -34,7 +34,7 @@ func pushFull(ctx context.Context) (_ []figure, err error) {
 			return nil, err
 		}
 		if len(differences) > 0 {
-			return nil, fmt.Errorf("Kamailio differs from what was pushed: %q", differences)
+			return nil, fmt.Errorf("what Kamailio has differs from what was pushed: %q", differences)
 		}
 	}
 	return []figure{{name: "push_full", value: median(seconds), unit: fmt.Sprintf("s/%d_rows", len(tables.Rows))}}, nil

@@ -181,8 +181,8 @@ func p99(times []float64) float64 {
 
 const (
 	fairRuns     = 5
-	fairRequests = 1000 // of each run
-	fairPause    = 2 * time.Millisecond
+	fairRequests = 600 // of each run
+	fairPause    = time.Millisecond
 	fairFlood    = 64 // connections of the tenant that floods
 )
 
