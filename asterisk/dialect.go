@@ -27,8 +27,8 @@ const callContext = "bulkhead"
 // what follows the base, such as ps_endpoints/single. It is pure and answers
 // whatever it is asked: rows, nothing for no row, and a number for every
 // operation that would change something: none of them does. A node that is not
-// in the snapshot sees no rows.
-func AnswerRealtime(x *route.Snapshot, node bulkhead.NodeID, path string, body, dst []byte) ([]byte, Summary) {
+// in the snapshot sees no rows. now is what schedules go by.
+func AnswerRealtime(x *route.Snapshot, node bulkhead.NodeID, now time.Time, path string, body, dst []byte) ([]byte, Summary) {
 	q := parseRequest(path, body)
 	sum := Summary{Outcome: "none"}
 	switch q.op {
@@ -49,7 +49,7 @@ func AnswerRealtime(x *route.Snapshot, node bulkhead.NodeID, path string, body, 
 	}
 	switch q.family {
 	case "extensions":
-		return appendExtension(dst, s, q.conds, sum)
+		return appendExtension(dst, s, q.conds, now, sum)
 	case "voicemail":
 		return appendMailbox(dst, s, q.conds, sum)
 	}
@@ -166,13 +166,12 @@ func AnswerCall(x *route.Snapshot, node bulkhead.NodeID, body []byte, now time.T
 // decide asks route what to do with a call.
 func (s *scope) decide(q *callQuestion, now time.Time) route.Plan {
 	c, err := s.call(q)
+	if err != nil {
+		return route.Plan{Revision: s.x.Revision(), Cell: s.cell, SBC: c.SBC, Actions: []route.Action{route.UnlistedSource}}
+	}
 	c.Time = now
-	if err != nil || !only(q.exten, 64, "+*#-_.") {
-		reject := route.UnknownNumber
-		if err != nil {
-			reject = route.UnlistedSource
-		}
-		return route.Plan{Revision: s.x.Revision(), Cell: s.cell, Tenant: c.Tenant, Managed: c.Tenant != "", Actions: []route.Action{reject}}
+	if !only(q.exten, 64, "+*#-_.") {
+		c.Number = "" // which is nobody's, whoever calls
 	}
 	return route.Decide(s.x, c)
 }

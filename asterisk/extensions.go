@@ -1,6 +1,8 @@
 package asterisk
 
 import (
+	"time"
+
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/route"
 )
@@ -21,13 +23,13 @@ func value(conds []cond, field string) string {
 // the call's one question is asked. pbx_realtime does not tell who calls, so
 // that numbers to which only users may call are none here. Pattern extensions
 // do not exist.
-func appendExtension(dst []byte, s *scope, conds []cond, sum Summary) ([]byte, Summary) {
+func appendExtension(dst []byte, s *scope, conds []cond, now time.Time, sum Summary) ([]byte, Summary) {
 	t := s.tenant(bulkhead.TenantID(value(conds, "context")))
 	exten := value(conds, "exten")
 	if t == nil || value(conds, "priority") != "1" || !only(exten, 64, "+*#-_.") || exten == "h" {
 		return dst, sum
 	}
-	plan := route.Decide(s.x, route.Call{Node: s.node, Tenant: t.ID, Number: exten})
+	plan := route.Decide(s.x, route.Call{Node: s.node, Tenant: t.ID, Number: exten, Time: now})
 	if _, ok := plan.Actions[0].(route.Reject); ok {
 		return dst, sum
 	}

@@ -14,6 +14,9 @@ import (
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
+// testTime is a Sunday in the small hours, UTC.
+var testTime = time.Unix(1e9, 0)
+
 const testHA1 = "0123456789abcdef0123456789abcdef"
 
 // testState is two cells: the captures' tenant and one with the same extensions
@@ -71,8 +74,8 @@ func TestCapturedRequests(t *testing.T) {
 		_, rest, _ := strings.Cut(line, " ")
 		url, body, _ := strings.Cut(rest, " ")
 		path, _, _ := strings.Cut(url, "?")
-		answer, sum := AnswerRealtime(x, "ast1", path, []byte(body), nil)
-		again, _ := AnswerRealtime(x, "ast1", path, []byte(body), nil)
+		answer, sum := AnswerRealtime(x, "ast1", testTime, path, []byte(body), nil)
+		again, _ := AnswerRealtime(x, "ast1", testTime, path, []byte(body), nil)
 		if !bytes.Equal(answer, again) {
 			t.Errorf("%s was answered twice, and differently", line)
 		}
@@ -94,7 +97,7 @@ func TestCapturedRequests(t *testing.T) {
 }
 
 func ask(x *route.Snapshot, node bulkhead.NodeID, path, body string) string {
-	b, _ := AnswerRealtime(x, node, path, []byte(body), nil)
+	b, _ := AnswerRealtime(x, node, testTime, path, []byte(body), nil)
 	return string(b)
 }
 
@@ -175,7 +178,7 @@ func TestBoundedRows(t *testing.T) {
 		many = append(many, bulkhead.User{Extension: fmt.Sprint(100000 + i), HA1: testHA1})
 	}
 	s.Tenants["acme"].Users = many
-	got, sum := AnswerRealtime(route.New(s), "ast1", "ps_endpoints/multi", []byte("id%20LIKE=%25"), nil)
+	got, sum := AnswerRealtime(route.New(s), "ast1", testTime, "ps_endpoints/multi", []byte("id%20LIKE=%25"), nil)
 	if n := bytes.Count(got, []byte("\n")); n > maxRows || len(got) > maxRealtime+4096 || sum.Outcome != "cut" {
 		t.Errorf("%d rows, %d bytes, %s", n, len(got), sum.Outcome)
 	}
@@ -198,9 +201,9 @@ func TestRandomRequests(t *testing.T) {
 				body.WriteString(words[r.IntN(len(words))])
 			}
 		}
-		got, _ := AnswerRealtime(x, "ast1", path.String(), []byte(body.String()), nil)
+		got, _ := AnswerRealtime(x, "ast1", testTime, path.String(), []byte(body.String()), nil)
 		readable(t, got)
-		got, _ = AnswerCall(x, "ast1", []byte(body.String()), time.Unix(1e9, 0), nil)
+		got, _ = AnswerCall(x, "ast1", []byte(body.String()), testTime, nil)
 		readable(t, got)
 	}
 }
@@ -224,7 +227,7 @@ func FuzzRealtime(f *testing.F) {
 	f.Add("demo/update", "&plan=iron")
 	x := route.New(testState())
 	f.Fuzz(func(t *testing.T, path, body string) {
-		got, _ := AnswerRealtime(x, "ast1", path, []byte(body), nil)
+		got, _ := AnswerRealtime(x, "ast1", testTime, path, []byte(body), nil)
 		readable(t, got)
 	})
 }
@@ -234,7 +237,7 @@ func FuzzCall(f *testing.F) {
 	f.Add("exten=4930123&endpoint=carrier&from=%2C%26")
 	x := route.New(testState())
 	f.Fuzz(func(t *testing.T, body string) {
-		got, _ := AnswerCall(x, "ast1", []byte(body), time.Unix(1e9, 0), nil)
+		got, _ := AnswerCall(x, "ast1", []byte(body), testTime, nil)
 		readable(t, got)
 	})
 }

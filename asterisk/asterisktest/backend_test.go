@@ -61,7 +61,7 @@ func (b *backend) serve(w http.ResponseWriter, r *http.Request) {
 	x := b.live.Load()
 	var answer []byte
 	if path, ok := strings.CutPrefix(r.URL.Path, "/asterisk/realtime/"); ok {
-		answer, _ = asterisk.AnswerRealtime(x, node, path, body, nil)
+		answer, _ = asterisk.AnswerRealtime(x, node, time.Now(), path, body, nil)
 		if f := b.late.Load(); f != nil {
 			(*f)(path + " " + string(body))
 		}

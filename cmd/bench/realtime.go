@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/bulkhead-voip/bulkhead/asterisk"
 	"github.com/bulkhead-voip/bulkhead/configsvc"
@@ -26,7 +27,7 @@ func realtimeSingle(ctx context.Context) ([]figure, error) {
 	size := 0
 	for i := range bodies {
 		bodies[i] = []byte("id=102%40" + tenantDomain(i))
-		answer, sum := asterisk.AnswerRealtime(live.Load(), benchNode, "ps_endpoints/single", bodies[i], nil)
+		answer, sum := asterisk.AnswerRealtime(live.Load(), benchNode, time.Now(), "ps_endpoints/single", bodies[i], nil)
 		if sum.Outcome != "found" || sum.Tenant != tenantName(i) {
 			return nil, fmt.Errorf("request %d was answered %q", i, answer)
 		}
@@ -37,7 +38,7 @@ func realtimeSingle(ctx context.Context) ([]figure, error) {
 	ours, err := startDialect(ctx, live, configsvc.Dialect{
 		Name: "asterisk_realtime", Pattern: realtimePath + "*", Methods: []string{http.MethodPost}, ContentType: "text/plain",
 		Answer: func(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
-			answer, sum := asterisk.AnswerRealtime(x, q.Node, strings.TrimPrefix(q.Path, realtimePath), q.Body, dst)
+			answer, sum := asterisk.AnswerRealtime(x, q.Node, time.Now(), strings.TrimPrefix(q.Path, realtimePath), q.Body, dst)
 			return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant, Urgent: true}
 		},
 	})

@@ -38,7 +38,7 @@ func freeswitchCurl(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte
 // asteriskRealtime answers res_config_curl. Several of Asterisk's threads wait
 // for such an answer with a lock held that other tenants' calls need.
 func asteriskRealtime(x *route.Snapshot, q configsvc.Question, dst []byte) ([]byte, configsvc.Result) {
-	answer, sum := asterisk.AnswerRealtime(x, q.Node, strings.TrimPrefix(q.Path, "/asterisk/realtime/"), q.Body, dst)
+	answer, sum := asterisk.AnswerRealtime(x, q.Node, time.Now(), strings.TrimPrefix(q.Path, "/asterisk/realtime/"), q.Body, dst)
 	return answer, configsvc.Result{Outcome: sum.Outcome, Tenant: sum.Tenant, Urgent: true}
 }
 
