@@ -177,7 +177,7 @@ func TestAdminAPIChangesTheRegistry(t *testing.T) {
 		if _, err := startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore}); err != nil {
 			return err
 		}
-		if _, err := startConfigsvc(p, g, "127.0.0.1:0", nil); err != nil {
+		if _, err := startConfigsvc(p, g, listenFlags{Listen: "127.0.0.1:0"}, nil); err != nil {
 			return err
 		}
 		_, err := p.serveAPI(g)

@@ -112,7 +112,7 @@ func TestChaosAsteriskAgent(t *testing.T) {
 			if err := f.follow(p, g, "configsvc"); err != nil {
 				return err
 			}
-			if _, err := startConfigsvc(p, g, ask, nil); err != nil {
+			if _, err := startConfigsvc(p, g, listenFlags{Listen: ask}, nil); err != nil {
 				return err
 			}
 			return startCaches(p, g, map[string]string{"ast1": ast.Caches().Addr})

@@ -21,9 +21,9 @@ type configsvcCmd struct {
 	feedFlags    `embed:""`
 	feedListener `embed:""`
 	loadFlags    `embed:""`
+	listenFlags  `embed:""`
 
-	Agent  bool   `help:"Beside a node: hold no store, follow --central, and answer also when nobody else is alive."`
-	Listen string `help:"Where PBXs ask." default:"127.0.0.1:8080" placeholder:"IP:PORT"`
+	Agent bool `help:"Beside a node: hold no store, follow --central, and answer also when nobody else is alive."`
 
 	Shadow     bool `help:"Answer every PBX that the call is not ours, and keep what would have been done, for bulkhead shadow report."`
 	ShadowSize int  `help:"MiB of the data folder that the decisions may take; the oldest go." default:"256" placeholder:"MIB"`
@@ -58,7 +58,7 @@ func (c *configsvcCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		if _, err := startConfigsvc(p, g, c.Listen, shadow); err != nil {
+		if _, err := startConfigsvc(p, g, c.listenFlags, shadow); err != nil {
 			return err
 		}
 		if err := startCaches(p, g, c.Asterisk); err != nil {

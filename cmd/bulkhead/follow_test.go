@@ -67,7 +67,7 @@ func central(t *testing.T, data string) (r *running, feed string) {
 		if err := p.followStore(g, &storeFlags{}, "configsvc"); err != nil {
 			return err
 		}
-		if _, err := startConfigsvc(p, g, "127.0.0.1:0", nil); err != nil {
+		if _, err := startConfigsvc(p, g, listenFlags{Listen: "127.0.0.1:0"}, nil); err != nil {
 			return err
 		}
 		_, err := p.serveAPI(g)
@@ -103,7 +103,7 @@ func agentAt(t *testing.T, data, feed, token string) (*running, string) {
 		if err := f.follow(p, g, "configsvc"); err != nil {
 			return err
 		}
-		xml, err = startConfigsvc(p, g, "127.0.0.1:0", nil)
+		xml, err = startConfigsvc(p, g, listenFlags{Listen: "127.0.0.1:0"}, nil)
 		return err
 	})
 	return r, "http://" + xml.Addr().String() + "/freeswitch/xml"

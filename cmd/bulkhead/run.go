@@ -94,7 +94,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	xml, err := startConfigsvc(p, g, c.Listen, nil)
+	xml, err := startConfigsvc(p, g, listenFlags{Listen: c.Listen}, nil)
 	if err != nil {
 		return err
 	}

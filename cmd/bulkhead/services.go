@@ -29,13 +29,15 @@ import (
 // the group. It binds before it returns. "bulkhead run" calls every one of
 // them, each service's own subcommand one.
 
-// startConfigsvc answers PBXs on listen. Where the process has the registry's
-// store, it serves the admin API and the feed too. With a shadow, all answers
-// are "not mine".
-func startConfigsvc(p *parts, g *group, listen string, shadow *configsvc.Shadow) (*configsvc.Server, error) {
+// startConfigsvc answers PBXs. With a shadow, all answers are "not mine".
+func startConfigsvc(p *parts, g *group, l listenFlags, shadow *configsvc.Shadow) (*configsvc.Server, error) {
+	certificates, err := l.config()
+	if err != nil {
+		return nil, err
+	}
 	cfg := configsvc.DefaultConfig()
-	cfg.Shadow = shadow
-	cfg.Listen, cfg.IsNode, cfg.IsSBC, cfg.Age = listen, p.isNode, p.isSBC, p.age
+	cfg.Listen, cfg.TLS, cfg.Shadow = l.Listen, certificates, shadow
+	cfg.IsNode, cfg.IsSBC, cfg.Age = p.isNode, p.isSBC, p.age
 	s, err := configsvc.New(cfg, p.live, dialects(), p.log.With("service", "configsvc"), p.reg)
 	if err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ func startShadow(t *testing.T, data, listen string) *running {
 		if err != nil {
 			return err
 		}
-		if _, err := startConfigsvc(p, g, listen, shadow); err != nil {
+		if _, err := startConfigsvc(p, g, listenFlags{Listen: listen}, shadow); err != nil {
 			return err
 		}
 		if _, err := startEventbridge(p, g, "c1", "127.0.0.1:0", bridgeFlags{}); err != nil {
