@@ -31,7 +31,7 @@ chaos: ## 100,000 legs through the whole pipeline while it is killed, 5,000 thro
 	BULKHEAD_CHAOS_CHANGES=$(or $(CHANGES),60s) $(GO) test -count=1 -timeout 10m -run '^TestChangesUnderTraffic$$' ./kamailio
 	BULKHEAD_KILLS=$(or $(KILLS),200) $(GO) test -count=1 -timeout 30m -run '^TestKilled' ./registry
 	BULKHEAD_CHAOS_LEGS=$(or $(LEGS),100000) BULKHEAD_CHAOS_RATE=$(or $(RATE),100) BULKHEAD_CHAOS_SEED=$(or $(SEED),1) \
-	BULKHEAD_CHAOS_REAL_LEGS=$(or $(REAL_LEGS),5300) BULKHEAD_CHAOS_CUT=$(or $(CUT),600) \
+	BULKHEAD_CHAOS_REAL_LEGS=$(or $(REAL_LEGS),5300) BULKHEAD_CHAOS_CUT=$(or $(CUT),600) BULKHEAD_CHAOS_RANDOM=$(or $(QUESTIONS),10000) \
 	BULKHEAD_CHAOS_STALL=$(or $(STALL),300) BULKHEAD_CHAOS_GAP=$(or $(GAP),60) BULKHEAD_CHAOS_GAP_CALLS=1000 \
 		$(GO) test -count=1 -timeout 90m -v -run '^TestChaos' ./cmd/bulkhead
 
