@@ -292,7 +292,7 @@ func TestFailover(t *testing.T) {
 	if first.call(id) == "" || second.call(id) == "" {
 		t.Fatal("a 503 did not lead to the second node")
 	}
-	if d := time.Since(start); d > 250*time.Millisecond {
+	if d := time.Since(start); d > 900*time.Millisecond {
 		t.Errorf("the second node was asked after %s", d)
 	}
 	wantEvent(t, got, "failover", id, first.addr, "503")

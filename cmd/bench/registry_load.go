@@ -2,26 +2,25 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/registry"
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
-// coldStart compares the rows a second of a start from the snapshot on disk,
-// until calls can be decided, with those of decoding the same bytes. A row is
-// a tenant, domain, network, number or user. It also reports the memory that
-// a loaded snapshot keeps for each tenant.
+// coldStart compares the rows a second of a start from the last known good
+// configuration on disk, as every follower starts, until calls can be decided,
+// with those of decoding the JSON of the same file. A row is a tenant, domain,
+// network, number or user. It also reports the memory that a loaded snapshot
+// keeps for each tenant.
 func coldStart(ctx context.Context) ([]figure, error) {
 	const tenants, rows, runs = 100_000, 100_000 * (1 + 3 + 2 + 5 + 10), 5
 	dir, err := os.MkdirTemp("", "bulkhead-bench")
@@ -29,9 +28,16 @@ func coldStart(ctx context.Context) ([]figure, error) {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	path := filepath.Join(dir, "snapshot")
-	if err := saveSnapshot(path, fullState(tenants)); err != nil {
+	saved, err := registry.OpenLastGood(dir)
+	if err != nil {
 		return nil, err
+	}
+	if err := saved.Save(fullState(tenants), nil); err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(files) != 1 {
+		return nil, fmt.Errorf("files of one generation: %q, %w", files, err)
 	}
 	var loads, decodes []float64
 	var kept uint64
@@ -41,20 +47,22 @@ func coldStart(ctx context.Context) ([]figure, error) {
 		}
 		before := heap()
 		began := time.Now()
-		x, err := loadSnapshot(path)
+		state, _, err := saved.Load()
 		if err != nil {
 			return nil, err
 		}
+		x := route.New(state)
 		loads = append(loads, rows/time.Since(began).Seconds())
 		if n := x.TenantCount(); n != tenants {
 			return nil, errors.New("tenants are missing from the snapshot")
 		}
+		state = bulkhead.State{}
 		kept = heap() - before
 		runtime.KeepAlive(x)
 		runtime.GC()
 		began = time.Now()
-		if _, err := decodeSnapshot(path); err != nil {
-			return nil, err
+		if c, err := decodeSnapshot(files[0]); err != nil || len(c.Tenants) != tenants {
+			return nil, fmt.Errorf("decode %d tenants: %w", len(c.Tenants), err)
 		}
 		decodes = append(decodes, rows/time.Since(began).Seconds())
 	}
@@ -74,64 +82,26 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// saveSnapshot writes a state as lines of JSON, 256 tenants each, and a last
-// line with the checksum of those before.
-func saveSnapshot(path string, s bulkhead.State) error {
-	var b bytes.Buffer
-	c := s.Change()
-	for tenants := range slices.Chunk(c.Tenants, 256) {
-		line := c
-		line.Tenants = tenants
-		text, err := json.Marshal(&line)
-		if err != nil {
-			return err
-		}
-		b.Write(append(text, '\n'))
-		c = bulkhead.Change{}
-	}
-	sum := sha256.Sum256(b.Bytes())
-	b.WriteString(hex.EncodeToString(sum[:]) + "\n")
-	return os.WriteFile(path, b.Bytes(), 0o600)
-}
-
-// loadSnapshot reads a state and makes it ready to decide.
-func loadSnapshot(path string) (*route.Snapshot, error) {
-	text, err := os.ReadFile(path)
+// decodeSnapshot decodes a file's lines and does nothing else with them: no
+// checksum, no check, no index.
+func decodeSnapshot(path string) (c bulkhead.Change, err error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
-	end := bytes.LastIndexByte(text[:len(text)-1], '\n') + 1
-	if sum := sha256.Sum256(text[:end]); hex.EncodeToString(sum[:]) != string(text[end:len(text)-1]) {
-		return nil, errors.New("the snapshot's checksum is wrong")
-	}
-	c, err := decodeLines(text[:end])
-	if err != nil {
-		return nil, err
-	}
-	return route.New(bulkhead.State{}.Apply(c)), nil
-}
-
-// decodeSnapshot reads the same bytes and does nothing else with them.
-func decodeSnapshot(path string) (*bulkhead.Change, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return decodeLines(text[:bytes.LastIndexByte(text[:len(text)-1], '\n')+1])
-}
-
-func decodeLines(text []byte) (*bulkhead.Change, error) {
-	var all bulkhead.Change
-	lines := bufio.NewScanner(bytes.NewReader(text))
+	defer func() { _ = f.Close() }()
+	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
-		var c bulkhead.Change
-		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
-			return nil, err
+		var line struct {
+			Put bulkhead.Change `json:"put"`
 		}
-		all.Cells, all.Pools = append(all.Cells, c.Cells...), append(all.Pools, c.Pools...)
-		all.Nodes, all.SBCs = append(all.Nodes, c.Nodes...), append(all.SBCs, c.SBCs...)
-		all.Tenants = append(all.Tenants, c.Tenants...)
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return c, err
+		}
+		c.Cells, c.Pools = append(c.Cells, line.Put.Cells...), append(c.Pools, line.Put.Pools...)
+		c.Nodes, c.SBCs = append(c.Nodes, line.Put.Nodes...), append(c.SBCs, line.Put.SBCs...)
+		c.Tenants = append(c.Tenants, line.Put.Tenants...)
 	}
-	return &all, lines.Err()
+	return c, lines.Err()
 }

@@ -99,17 +99,18 @@ func TestDeadNode(t *testing.T) {
 	from := c.carrier(sourceOf(1)) // a tenant of the pool that fs3 and fs4 share by weight
 	c.dispatcher.kill()            // it would take the dead node out of the set before a call meets it
 	c.media["fs3"].kill()
-	var calls sync.WaitGroup
-	for i := range 8 { // at once, for what fails on the first takes the node out as well
-		calls.Go(func() {
+	const calls = 16
+	var placing sync.WaitGroup
+	for i := range calls { // at once, for what fails on the first takes the node out as well
+		placing.Go(func() {
 			p := place(from, 1, "+"+numberOf(1)+"@"+domainOf(1), fmt.Sprintf("dead-node-%d", i), 100*time.Millisecond)
 			if p.err != nil {
 				t.Errorf("call %d: %v", i, p.err)
 			}
 		})
 	}
-	calls.Wait()
-	eventually(t, 15*time.Second, "records of eight calls and of what failed", func() string {
+	placing.Wait()
+	eventually(t, 15*time.Second, "records of the calls and of what failed", func() string {
 		legs, failed := 0, 0
 		for _, r := range c.records() {
 			switch {
@@ -119,7 +120,7 @@ func TestDeadNode(t *testing.T) {
 				legs++
 			}
 		}
-		if legs != 8 || failed == 0 {
+		if legs != calls || failed == 0 {
 			return fmt.Sprintf("%d answered on fs4, %d failovers from fs3", legs, failed)
 		}
 		return ""

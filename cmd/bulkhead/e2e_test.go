@@ -135,7 +135,7 @@ func TestCallsThroughKamailio(t *testing.T) {
 func (c *testCell) checkLegs(rows []cdrpipe.Row, calls int) {
 	t := c.t
 	t.Helper()
-	byCaller := map[string][]cdrpipe.Row{}
+	byCaller, placed := map[string][]cdrpipe.Row{}, map[int]bool{}
 	ids := map[cdr.ID]bool{}
 	for _, r := range rows {
 		if ids[r.ID] {
@@ -163,6 +163,18 @@ func (c *testCell) checkLegs(rows []cdrpipe.Row, calls int) {
 		}
 		for i := range legs {
 			c.checkLeg(&legs[i])
+		}
+		// The caller's number says which of the placed calls it was.
+		n, err := strconv.Atoi(strings.TrimPrefix(legs[0].Caller, "1555"))
+		if err != nil || n >= calls || placed[n] {
+			t.Errorf("call %s is by %s, which is none of the callers, or was seen before", call, legs[0].Caller)
+			continue
+		}
+		placed[n] = true
+		for _, l := range legs {
+			if want := tenantOf(n % c.tenants); string(l.Tenant) != want || l.Caller != legs[0].Caller {
+				t.Errorf("leg %s of call %d is of tenant %s and caller %s, want %s and %s", l.Leg, n, l.Tenant, l.Caller, want, legs[0].Caller)
+			}
 		}
 	}
 }

@@ -105,17 +105,23 @@ func (p *parts) serveAdmin(g *group, addr, token string) error {
 	return nil
 }
 
-// serve runs an HTTP server until ctx ends.
+// serve runs an HTTP server until ctx ends; what is being answered then has a
+// second.
 func serve(ctx context.Context, srv *http.Server, l net.Listener) error {
+	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if srv.Shutdown(end) != nil {
 			srv.Close()
 		}
 	})
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	err := srv.Serve(l)
+	if !stop() {
+		<-ended
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +57,7 @@ func startDemo(t *testing.T, bin string, args ...string) *demoProcess {
 
 var (
 	tenantRow = regexp.MustCompile(`(?m)^(acme|bravo|charlie|delta|echo) +\S+ .*? (\d+) +\d+\.\d +(\d+) +(\d+) `)
+	adminAddr = regexp.MustCompile(`admin http://(\S+)`)
 	totals    = regexp.MustCompile(`(?m)^(\d+) CDRs of (\d+) call legs that ended`)
 )
 
@@ -123,24 +125,42 @@ func TestRunWithoutAnything(t *testing.T) {
 	p.interrupt(t, 15*time.Second)
 }
 
-// TestSecondInterruptEndsAtOnce: who presses Ctrl-C again does not wait.
+// TestSecondInterruptEndsAtOnce: who presses Ctrl-C again does not wait for
+// what is late, here a request that never comes whole.
 func TestSecondInterruptEndsAtOnce(t *testing.T) {
 	p := startDemo(t, plainBuild(t), "--no-kamailio", "--data", filepath.Join(t.TempDir(), "data"))
-	eventually(t, 30*time.Second, "it runs", func() string {
-		if !strings.Contains(p.out.String(), "admin token") {
-			return p.out.String()
+	var admin []string
+	eventually(t, 60*time.Second, "it runs", func() string {
+		if admin = adminAddr.FindStringSubmatch(p.out.String()); admin == nil || !strings.Contains(p.out.String(), "admin token") {
+			return "it printed: " + p.out.String()
 		}
 		return ""
 	})
-	for range 2 {
+	late, err := net.Dial("tcp", admin[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if _, err := late.Write([]byte("GET /readyz HTTP/1.1\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	deadline := time.After(30 * time.Second)
+	for {
 		if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			t.Fatal(err)
 		}
-	}
-	select {
-	case <-p.done:
-	case <-time.After(5 * time.Second):
-		t.Error("it did not end at once")
+		select {
+		case <-p.done:
+			if code := p.cmd.ProcessState.ExitCode(); code != exitFailure || strings.Contains(p.out.String(), "did not end in time") {
+				t.Errorf("it ended in order, with exit code %d", code)
+			}
+			return
+		case <-deadline:
+			t.Fatal("it did not end")
+		case <-again.C:
+		}
 	}
 }
 
