@@ -35,6 +35,7 @@ type validator struct {
 	// listeners are claimed: "sip ip:port", "esl ip:port" and so on -> owner, in words.
 	listeners map[string]string
 	pools     map[poolKey]PoolID
+	asterisks map[poolKey]NodeID
 }
 
 type poolKey struct {
@@ -56,6 +57,28 @@ func (v *validator) frame() {
 	for _, id := range slices.Sorted(maps.Keys(v.s.SBCs)) {
 		v.sbc(v.s.SBCs[id])
 	}
+	v.asterisks = asterisksOf(v.s)
+}
+
+// asterisksOf returns the first Asterisk of each pool that has one.
+func asterisksOf(s State) map[poolKey]NodeID {
+	first := map[poolKey]NodeID{}
+	for id, n := range s.Nodes {
+		p := s.Pools[n.Pool]
+		if n.Kind != Asterisk || p == nil {
+			continue
+		}
+		k := poolKey{p.Cell, p.Profile}
+		if other, ok := first[k]; !ok || id < other {
+			first[k] = id
+		}
+	}
+	return first
+}
+
+// registers reports whether a carrier of the tenant's wants a REGISTER.
+func (t *Tenant) registers() bool {
+	return slices.ContainsFunc(t.Trunks, func(k Trunk) bool { return k.Register })
 }
 
 // limits holds the cells to the number of tenants that they take.
@@ -139,6 +162,14 @@ func (v *validator) tenant(t *Tenant) {
 		v.add("tenants", id, invalid("cell", "there is no cell %q", t.Cell))
 	} else if _, ok := v.pools[poolKey{t.Cell, t.Profile}]; !ok {
 		v.add("tenants", id, invalid("profile", "no pool of cell %q serves profile %q", t.Cell, t.Profile))
+	}
+	if node, ok := v.asterisks[poolKey{t.Cell, t.Profile}]; ok {
+		for i := range t.Trunks {
+			if t.Trunks[i].Register {
+				v.add("tenants", id, invalid(fmt.Sprintf("trunks[%d].register", i),
+					"node %q of the tenant's pool is an Asterisk, which takes no registrations from here: have the carrier know the nodes' addresses, or choose a profile of FreeSWITCH nodes", node))
+			}
+		}
 	}
 	owner := fmt.Sprintf("tenant %q", t.ID)
 	for i, d := range t.Domains {

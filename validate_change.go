@@ -20,6 +20,9 @@ type Claims struct {
 	perPool  map[poolKey]int
 	pools    map[poolKey]PoolID
 	sbcs     map[string]string // address or name -> SBC, in words
+
+	asterisks  map[poolKey]NodeID
+	registrars map[poolKey]int // tenants with a carrier that wants a REGISTER
 }
 
 // NewClaims collects the claims of a state, which is taken to be valid.
@@ -31,7 +34,7 @@ func NewClaims(s State) *Claims {
 	c := &Claims{
 		state:   s,
 		domains: make(map[string]TenantID, len(s.Tenants)), numbers: make(map[string]TenantID, len(s.Tenants)),
-		perCell: map[CellID]int{}, perPool: map[poolKey]int{},
+		perCell: map[CellID]int{}, perPool: map[poolKey]int{}, registrars: map[poolKey]int{},
 	}
 	c.frame()
 	var all []claimedNetwork
@@ -64,12 +67,15 @@ func (c *Claims) frame() {
 	for _, id := range slices.Sorted(maps.Keys(s.SBCs)) {
 		v.sbc(s.SBCs[id])
 	}
-	c.pools, c.sbcs = v.pools, v.domains
+	c.pools, c.sbcs, c.asterisks = v.pools, v.domains, asterisksOf(s)
 }
 
 func (c *Claims) count(t *Tenant, n int) {
 	add(c.perCell, t.Cell, n)
 	add(c.perPool, poolKey{t.Cell, t.Profile}, n)
+	if t.registers() {
+		add(c.registrars, poolKey{t.Cell, t.Profile}, n)
+	}
 }
 
 func add[K comparable](m map[K]int, k K, n int) {
@@ -162,7 +168,7 @@ func (c *Claims) Validate(change *Change) error {
 			perCell[id] += 0 // its limit may be another
 		}
 	} else {
-		v.pools = c.pools
+		v.pools, v.asterisks = c.pools, c.asterisks
 	}
 	v.s.Tenants = c.involved(changed, v.domains)
 	ids := slices.Sorted(maps.Keys(v.s.Tenants))
@@ -187,10 +193,16 @@ func (c *Claims) Validate(change *Change) error {
 	return errors.Join(v.errs...)
 }
 
-// orphans reports whether tenants stay whose cell or pool is gone.
+// orphans reports whether tenants stay whose cell or pool is gone, or whose pool
+// has an Asterisk now and must not.
 func (c *Claims) orphans(v *validator, more map[poolKey]int) bool {
 	for k, n := range c.perPool {
 		if _, ok := v.pools[k]; n+more[k] > 0 && (!ok || v.s.Cells[k.cell] == nil) {
+			return true
+		}
+	}
+	for k := range v.asterisks {
+		if _, had := c.asterisks[k]; !had && c.registrars[k] > 0 {
 			return true
 		}
 	}

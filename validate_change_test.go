@@ -28,6 +28,9 @@ func drawClaim(t *rapid.T) Change {
 			tn.Sources = append(tn.Sources, netip.Prefix{}, netip.PrefixFrom(netip.MustParseAddr("10.1.1.9"), 24))
 		}
 		tn.Users = []User{{Extension: "1", HA1: someHA1}}
+		if rare("registers") {
+			tn.Trunks = []Trunk{{Name: "k", Host: "k.example", Port: 5060, Username: "u", Password: "p", Register: true}}
+		}
 		for range rapid.IntRange(0, 2).Draw(t, "numbers") {
 			tn.Numbers = append(tn.Numbers, Number{Number: fmt.Sprint(rapid.IntRange(490, 494).Draw(t, "number")), User: "1"})
 		}
@@ -44,7 +47,8 @@ func drawClaim(t *rapid.T) Change {
 		c.Pools = []Pool{p}
 	}
 	if rare("node") {
-		c.Nodes = []Node{{ID: "fs1", Pool: "standard", SIP: fmt.Sprintf("127.0.0.1:508%d", rapid.IntRange(0, 3).Draw(t, "port"))}}
+		kind := rapid.SampledFrom([]NodeKind{"", "", Asterisk}).Draw(t, "kind")
+		c.Nodes = []Node{{ID: "fs1", Pool: "standard", Kind: kind, SIP: fmt.Sprintf("127.0.0.1:508%d", rapid.IntRange(0, 3).Draw(t, "port"))}}
 	}
 	if rare("sbc") {
 		c.SBCs = []SBC{{ID: "sbc2", Cell: cell.Draw(t, "sbc's cell"), SIP: "127.0.0.2:5060", Names: []string{name.Draw(t, "sbc's name")}}}
@@ -93,7 +97,7 @@ func TestClaimsValidate(t *testing.T) {
 
 func sameClaims(t *rapid.T, got, want *Claims) {
 	flat := func(c *Claims) string {
-		return fmt.Sprint(c.domains, c.numbers, c.perCell, c.perPool, c.pools, c.sbcs, slices.Concat(c.networks.chunks...), c.networks.lengths)
+		return fmt.Sprint(c.domains, c.numbers, c.perCell, c.perPool, c.pools, c.sbcs, slices.Concat(c.networks.chunks...), c.networks.lengths, c.asterisks, c.registrars)
 	}
 	if flat(got) != flat(want) {
 		t.Fatalf("the claims went astray\ngot  %s\nwant %s", flat(got), flat(want))

@@ -128,6 +128,11 @@ func TestValidate(t *testing.T) {
 		{"cells[c].max_tenants", put(Change{Cells: []Cell{{ID: "c", MaxTenants: 200001}}}), "0 to 200000"},
 		{"cells[cell1].max_tenants", put(Change{Cells: []Cell{{ID: "cell1", MaxTenants: 1}}}), "2 tenants are in cell"},
 
+		{"tenants[acme].trunks[0].register", broken(func(t *Tenant) {
+			t.Profile = ProfileHighVolume // whose pool has an Asterisk
+			t.Trunks = []Trunk{{Name: "k", Host: "k.example", Port: 5060, Username: "u", Password: "p", Register: true}}
+		}), `node "as1" of the tenant's pool is an Asterisk`},
+
 		{"pools[p!].id", put(Change{Pools: []Pool{{ID: "p!", Cell: "cell1", Profile: "x"}}}), "is not an id"},
 		{"pools[p].cell", put(Change{Pools: []Pool{{ID: "p", Cell: "cell9", Profile: "x"}}}), `no cell "cell9"`},
 		{"pools[p].profile", put(Change{Pools: []Pool{{ID: "p", Cell: "cell1"}}}), "is not an id"},

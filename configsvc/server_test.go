@@ -368,3 +368,46 @@ func TestConnectionsOfOnePeerAreBounded(t *testing.T) {
 		t.Error("not counted")
 	}
 }
+
+// TestHeadersAndTimeAreBounded: a question with headers without end is refused,
+// and a peer that does not finish its question loses its connection.
+func TestHeadersAndTimeAreBounded(t *testing.T) {
+	live := &route.Live{}
+	live.Store(snapshot())
+	s, _ := start(t, live)
+	answer := func(t *testing.T, question string) string {
+		t.Helper()
+		c, err := net.Dial("tcp", s.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.WriteString(c, question); err != nil {
+			return "" // it was closed before
+		}
+		b, err := io.ReadAll(c)
+		if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
+			t.Errorf("%.60q holds its connection for a minute", question)
+		}
+		return string(b)
+	}
+	const ask = "GET /other/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+	if got := answer(t, ask+"\r\n"); !strings.HasPrefix(got, "HTTP/1.1 418") {
+		t.Fatalf("an ordinary question: %q", got)
+	}
+	// net/http adds 4 KiB to the limit.
+	if got := answer(t, ask+"X: "+strings.Repeat("x", 2*maxHeader)+"\r\n\r\n"); strings.HasPrefix(got, "HTTP/1.1 418") {
+		t.Errorf("headers of %d bytes were taken", 2*maxHeader)
+	}
+	for what, half := range map[string]string{
+		"nothing": "", "half a header": ask, "half a body": "POST /freeswitch/xml HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel() // each waits for the limit
+			if got := answer(t, half); got != "" && !strings.HasPrefix(got, "HTTP/1.1 4") || strings.HasPrefix(got, "HTTP/1.1 418") {
+				t.Errorf("it was answered: %q", got)
+			}
+		})
+	}
+}
