@@ -51,7 +51,7 @@ func TestChaos(t *testing.T) {
 	legs, rate := fromEnv(t, "BULKHEAD_CHAOS_LEGS", chaosLegs), fromEnv(t, "BULKHEAD_CHAOS_RATE", chaosRate)
 	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
 	p := startPipeline(t, 2, generatorConfig{Legs: legs, Rate: rate, Seed: seed})
-	m := &monkey{pipeline: p, rnd: rand.New(rand.NewPCG(seed, 7)), done: map[string]int{}}
+	m := &monkey{pipeline: p, rnd: rand.New(rand.NewPCG(seed, 7)), done: map[string]int{}, every: faultEvery(legs, rate)}
 	for done := false; !done; {
 		select {
 		case <-m.generator.done:
@@ -73,8 +73,15 @@ func TestChaos(t *testing.T) {
 // monkey breaks things.
 type monkey struct {
 	*pipeline
-	rnd  *rand.Rand
-	done map[string]int
+	rnd   *rand.Rand
+	done  map[string]int
+	every time.Duration // from the begin of one thing to that of the next, if it does not take longer
+}
+
+// faultEvery spreads 350 faults over a long run, and lets them follow each
+// other closely in a short one.
+func faultEvery(legs, rate int) time.Duration {
+	return time.Duration(legs) * time.Second / time.Duration(rate) / 350
 }
 
 // pipeline is everything between four switches and a ClickHouse.
@@ -83,7 +90,10 @@ type pipeline struct {
 	redis        *testenv.RedisServer
 	clickhouse   *testenv.ClickHouseServer
 	bridge, pipe *proc
-	admin        string  // of the bridge
+	dir          string
+	listen       string // where the bridge takes call records that switches post
+	admin        string // of the bridge
+	pipeAdmin    string
 	wires        []*wire // to the switches, and the last to ClickHouse
 	disks        []*disk // of the bridge, Redis and ClickHouse; none where they cannot be made
 	generator    *generator
@@ -96,12 +106,13 @@ func startPipeline(t *testing.T, asterisks int, cfg generatorConfig) *pipeline {
 	if testing.Short() {
 		t.Skip("takes a minute and more")
 	}
-	p := &pipeline{t: t}
 	dir := t.TempDir()
+	p := &pipeline{t: t, dir: dir}
 	p.startStores(dir)
 	local := func() string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
-	listen, errDir := local(), filepath.Join(dir, "cdr-err")
-	cfg.Nodes, cfg.Password, cfg.CDRURL = map[string]string{}, "chaos-event-socket", "http://NODE:chaos-cdr@"+listen+"/freeswitch/cdr"
+	errDir := filepath.Join(dir, "cdr-err")
+	p.listen, p.admin, p.pipeAdmin = local(), local(), local()
+	cfg.Nodes, cfg.Password, cfg.CDRURL = map[string]string{}, "chaos-event-socket", "http://NODE:chaos-cdr@"+p.listen+"/freeswitch/cdr"
 	cfg.ErrDir, cfg.Ledger = errDir, filepath.Join(dir, "ledger")
 	var nodes strings.Builder
 	nodes.WriteString("cell: chaos\nnodes:\n")
@@ -117,15 +128,17 @@ func startPipeline(t *testing.T, asterisks int, cfg generatorConfig) *pipeline {
 		}
 	}
 	p.wires = append(p.wires, addAsterisks(t, asterisks, dir, &cfg, &nodes)...)
+	if cfg.Held {
+		cfg.hold(local())
+	}
 	ch := newWire(t, p.clickhouse.Native)
 	p.wires = append(p.wires, ch)
 	file := filepath.Join(dir, "nodes.yaml")
 	if err := os.WriteFile(file, []byte(nodes.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.admin = local()
-	p.bridge = spawn(t, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", listen, "--admin", p.admin, "--redis", "unix://"+p.redis.Socket)
-	p.pipe = spawn(t, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", local(), "--redis", "unix://"+p.redis.Socket,
+	p.bridge = spawn(t, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", p.listen, "--admin", p.admin, "--redis", "unix://"+p.redis.Socket)
+	p.pipe = spawn(t, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", p.pipeAdmin, "--redis", "unix://"+p.redis.Socket,
 		"--warehouse", "clickhouse://default@"+ch.addr()+"/chaos")
 	p.generator = startGenerator(t, cfg)
 	waitReady(t, p.admin, 30*time.Second)
@@ -155,6 +168,7 @@ func (p *pipeline) startStores(dir string) {
 
 // act does one thing, and waits a moment.
 func (m *monkey) act() {
+	next := time.Now().Add(m.every)
 	down := time.Duration(m.rnd.IntN(1500)) * time.Millisecond
 	switch n := m.rnd.IntN(100); {
 	case n < 18:
@@ -204,7 +218,7 @@ func (m *monkey) act() {
 		m.note("cut connections")
 		m.wires[m.rnd.IntN(len(m.wires))].cut()
 	}
-	pauseFor(time.Duration(100+m.rnd.IntN(500)) * time.Millisecond)
+	pauseFor(max(time.Duration(100+m.rnd.IntN(500))*time.Millisecond, time.Until(next)))
 }
 
 // pauseFor is how long a fault lasts: part of the run, not a wait for something.
@@ -236,11 +250,17 @@ func (p *pipeline) alive() {
 }
 
 // settle waits until every leg of the ledger is in the store, and returns
-// every record by leg.
+// every record by leg. It asks seldom, and at first for the number alone: the
+// store has work to do.
 func (p *pipeline) settle(truth map[string]freeswitchtest.SimulatedLeg) map[string][]cdrpipe.Row {
 	p.t.Helper()
 	var rows map[string][]cdrpipe.Row
+	start := time.Now()
 	eventually(p.t, 5*time.Minute, "records of every leg", func() string {
+		if n := p.stored(); n < len(truth) {
+			pauseFor(time.Second)
+			return fmt.Sprintf("there are %d of %d", n, len(truth))
+		}
 		var err error
 		if rows, err = p.records(); err != nil {
 			return err.Error()
@@ -252,11 +272,12 @@ func (p *pipeline) settle(truth map[string]freeswitchtest.SimulatedLeg) map[stri
 			}
 		}
 		if missing > 0 {
-			pauseFor(500 * time.Millisecond) // the store has work to do
+			pauseFor(time.Second)
 			return fmt.Sprintf("%d of %d legs are missing", missing, len(truth))
 		}
 		return ""
 	})
+	p.t.Logf("all records were there %v after the last call", time.Since(start).Round(100*time.Millisecond))
 	return rows
 }
 

@@ -37,11 +37,26 @@ type generatorConfig struct {
 	Rate     int // legs a second
 	Seed     uint64
 
+	EventsOnly bool // no mod_json_cdr
+	Held       bool // what second sources say is kept where the bridge does not look: see hold
+
 	Asterisks []asteriskFake // see addAsterisks
 	SIP       *sipTraffic    // instead of all that: calls through a real switch
 
 	Talk      time.Duration // the longest; 0: 3 s
 	Transfers int           // every so many calls are transferred; 0: none
+}
+
+// heldSuffix is behind the names of what is held.
+const heldSuffix = ".held"
+
+// hold keeps back what second sources say: nobody listens where records are
+// posted, and files get other names.
+func (c *generatorConfig) hold(nobody string) {
+	c.CDRURL, c.ErrDir = "http://"+nobody, c.ErrDir+heldSuffix
+	for i := range c.Asterisks {
+		c.Asterisks[i].CELFile += heldSuffix
+	}
 }
 
 // generator is a running one.
@@ -142,11 +157,14 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 			stop()
 			return err
 		}
-		n, err := freeswitchtest.New(freeswitchtest.Config{
+		fs := freeswitchtest.Config{
 			ID: id, ESLListen: esl, ESLPassword: cfg.Password, MaxSessions: 100_000, MaxSessionsPerSecond: 100_000,
 			Heartbeat: 2 * time.Second, Logger: slog.New(slog.DiscardHandler),
-			CDR: freeswitchtest.CDRConfig{URLs: []string{strings.Replace(cfg.CDRURL, "NODE", id, 1)}, Retries: 1, Delay: 200 * time.Millisecond, Timeout: 2 * time.Second, ErrLogDir: dir},
-		})
+		}
+		if !cfg.EventsOnly {
+			fs.CDR = freeswitchtest.CDRConfig{URLs: []string{strings.Replace(cfg.CDRURL, "NODE", id, 1)}, Retries: 1, Delay: 200 * time.Millisecond, Timeout: 2 * time.Second, ErrLogDir: dir}
+		}
+		n, err := freeswitchtest.New(fs)
 		if err != nil {
 			stop()
 			return err

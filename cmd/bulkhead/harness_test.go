@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,8 +21,9 @@ import (
 	"time"
 )
 
-// program builds the real binary once a test run, with the race detector: a
-// race in a child process ends it with exit code 66 and fails its test.
+// program builds the real binary once a test run, with the race detector if
+// the test has it: a race in a child process ends it with exit code 66 and
+// fails its test.
 var program = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "bulkhead-e2e")
 	if err != nil {
@@ -28,12 +31,22 @@ var program = sync.OnceValues(func() (string, error) {
 	}
 	programDir = dir
 	bin := filepath.Join(dir, "bulkhead")
-	out, err := exec.Command("go", "build", "-race", "-o", bin, ".").CombinedOutput()
+	args := []string{"build", "-o", bin}
+	if raceDetector() {
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, ".")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return bin, nil
 })
+
+// raceDetector reports whether this test was built with it.
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
 
 // programDir is the folder of program, for TestMain to remove.
 var programDir string
