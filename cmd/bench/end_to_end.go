@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bulkhead-voip/bulkhead/cdr"
+	"github.com/bulkhead-voip/bulkhead/freeswitch"
+	"github.com/bulkhead-voip/bulkhead/internal/spool"
+)
+
+const (
+	wholeLegs   = 30_000 // a run; a record each, of three events
+	wholeRuns   = 3
+	wholeWindow = 2000 // legs that the switch is ahead of the spool at the most
+	wholeBatch  = 500  // records in one write to the spool and in one pipeline of XADD
+	wholeWait   = 40 * time.Second
+)
+
+// endToEnd compares the records a second from the bytes of an event socket to
+// rows in a ClickHouse with the slowest of the parts on the way, each alone
+// with the machine: reading and decoding the events, the spool, XADD in
+// pipelines, and the insert.
+func endToEnd(ctx context.Context) ([]figure, error) {
+	dir, err := os.MkdirTemp(".", ".bench-whole") // the disk that the work is on, not a tmpfs
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	s, err := startStores(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	events, err := legEvents()
+	if err != nil {
+		return nil, err
+	}
+	parts := []struct {
+		name string
+		run  func(ctx context.Context, s *stores, dir, name string, events []template) (float64, error)
+		v    []float64
+	}{
+		{name: "end_to_end", run: wholePipeline}, {name: "end_to_end_esl_decode", run: decodeAlone}, {name: "end_to_end_spool", run: spoolAlone},
+		{name: "end_to_end_xadd", run: xaddAlone}, {name: "end_to_end_insert", run: insertAlone},
+	}
+	for run := range wholeRuns {
+		for i := range parts {
+			name := "run" + strconv.Itoa(run) + "_" + strconv.Itoa(i)
+			rate, err := parts[i].run(ctx, s, filepath.Join(dir, name), name, events)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", parts[i].name, err)
+			}
+			parts[i].v = append(parts[i].v, rate)
+		}
+	}
+	var out []figure
+	for i := range parts {
+		out = append(out, figure{name: parts[i].name, value: median(parts[i].v), unit: "records/s"})
+	}
+	slowest := out[1].value
+	for _, f := range out[2:] {
+		slowest = min(slowest, f.value)
+	}
+	out[0].ratio, out[0].bar = out[0].value/slowest, bar{">=", 0.5}
+	return out, nil
+}
+
+// template is the captured body of an event, cut where the leg's uuid stands.
+type template [][]byte
+
+// legEvents are those that the record of one leg is made of.
+func legEvents() ([]template, error) {
+	bodies, err := eslBodies()
+	if err != nil {
+		return nil, err
+	}
+	var out []template
+	var leg string
+	for _, want := range []string{"CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_HANGUP_COMPLETE"} {
+		for _, b := range bodies {
+			e, err := freeswitch.DecodeJSON(b)
+			if err != nil {
+				return nil, err
+			}
+			if e.Name == want && (leg == "" || leg == e.Leg) {
+				leg = e.Leg
+				out = append(out, bytes.Split(b, []byte(leg)))
+				break
+			}
+		}
+	}
+	if len(out) != 3 {
+		return nil, errors.New("the captures hold no whole leg")
+	}
+	return out, nil
+}
+
+// eslSwitch is the least of a FreeSWITCH to an event source: it answers the
+// questions at the begin, and sends the events of many legs.
+type eslSwitch struct {
+	l      net.Listener
+	events []template
+	run    string // makes the uuids of each run others
+	taken  *tally // legs that somebody behind is done with
+
+	mu sync.Mutex // of writing
+}
+
+func startSwitch(ctx context.Context, run string, events []template, taken *tally) (*eslSwitch, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &eslSwitch{l: l, events: events, run: run, taken: taken}
+	context.AfterFunc(ctx, func() { l.Close() })
+	go s.serve(ctx)
+	return s, nil
+}
+
+func (s *eslSwitch) config() freeswitch.Config {
+	return freeswitch.Config{Addr: s.l.Addr().String(), Password: benchToken}
+}
+
+// serve takes one client. It ends with ctx.
+func (s *eslSwitch) serve(ctx context.Context) {
+	c, err := s.l.Accept()
+	if err != nil {
+		return
+	}
+	context.AfterFunc(ctx, func() { c.Close() })
+	s.write(c, "Content-Type: auth/request\n\n")
+	in := bufio.NewScanner(c)
+	for in.Scan() {
+		switch command := in.Text(); {
+		case command == "":
+		case strings.HasPrefix(command, "api global_getvar"):
+			s.write(c, "Content-Type: api/response\nContent-Length: 5\n\nbench")
+		case strings.HasPrefix(command, "api show channels"):
+			s.write(c, "Content-Type: api/response\nContent-Length: 15\n\n{\"row_count\":0}")
+		default:
+			s.write(c, "Content-Type: command/reply\nReply-Text: +OK\n\n")
+			if strings.HasPrefix(command, "event ") {
+				go s.send(ctx, c) // ends with the connection
+			}
+		}
+	}
+}
+
+func (s *eslSwitch) write(c io.Writer, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _ = io.WriteString(c, text) // a client that has gone asks no more
+}
+
+// send tells of all legs, one after the other.
+func (s *eslSwitch) send(ctx context.Context, c io.Writer) {
+	var out bytes.Buffer
+	for n := range wholeLegs {
+		uuid := fmt.Appendf(nil, "%-8.8s-0000-4000-8000-%012x", strings.ReplaceAll(s.run, "_", ""), n)
+		for _, t := range s.events {
+			size := (len(t) - 1) * len(uuid)
+			for _, part := range t {
+				size += len(part)
+			}
+			fmt.Fprintf(&out, "Content-Length: %d\nContent-Type: text/event-json\n\n", size)
+			for i, part := range t {
+				if i > 0 {
+					out.Write(uuid)
+				}
+				out.Write(part)
+			}
+		}
+		if out.Len() > 64<<10 || n == wholeLegs-1 {
+			s.write(c, out.String())
+			out.Reset()
+			if s.taken.wait(ctx, n-wholeWindow) != nil {
+				return
+			}
+		}
+	}
+}
+
+func wholePipeline(ctx context.Context, s *stores, dir, name string, events []template) (_ float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wholeWait)
+	defer cancel()
+	durable := newTally()
+	sw, err := startSwitch(ctx, name, events, durable)
+	if err != nil {
+		return 0, err
+	}
+	source, err := freeswitch.NewSource(freeswitch.SourceConfig{
+		Node: benchNode, Cell: "c1", ESL: sw.config(), KeepRaw: true, Relist: time.Hour, // its list of channels is not what it tells of
+	}, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		return 0, err
+	}
+	p, err := startPipeline(ctx, s, dir, name, durable, source)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, p.end()) }()
+	// The first records show that all is connected.
+	if err := p.stored.wait(ctx, 1); err != nil {
+		return 0, fmt.Errorf("wait for the first row: %w", err)
+	}
+	start, had := time.Now(), p.stored.count()
+	if err := p.stored.wait(ctx, wholeLegs); err != nil {
+		return 0, fmt.Errorf("wait for rows: %w", err)
+	}
+	rate := float64(wholeLegs-had) / time.Since(start).Seconds()
+	if n, err := p.store.Counts(ctx); err != nil || n.Records != wholeLegs {
+		return 0, fmt.Errorf("the store has %+v, want %d records: %w", n, wholeLegs, err)
+	}
+	return rate, nil
+}
+
+// decodeAlone measures the reader of events on the same bytes.
+func decodeAlone(ctx context.Context, _ *stores, _, name string, events []template) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, wholeWait)
+	defer cancel()
+	taken := newTally()
+	sw, err := startSwitch(ctx, name, events, taken)
+	if err != nil {
+		return 0, err
+	}
+	conn, err := freeswitch.Dial(ctx, sw.config())
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	start := time.Now()
+	if _, err := conn.Command(ctx, "event json ALL"); err != nil {
+		return 0, err
+	}
+	for n := range wholeLegs * len(events) {
+		m, err := conn.Next(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if _, err := freeswitch.DecodeJSON(m.Body); err != nil {
+			return 0, err
+		}
+		if n%300 == 299 {
+			taken.add(100)
+		}
+	}
+	return wholeLegs / time.Since(start).Seconds(), nil
+}
+
+// wholeEntries are records as the pipeline makes them of the events.
+func wholeEntries(name string) []cdr.Entry {
+	out := make([]cdr.Entry, wholeLegs)
+	now := time.Now()
+	for i := range out {
+		r := ackRecord(i, now)
+		r.Leg = name + "-" + r.Leg
+		r.ID = cdr.NewID("c1", benchNode, r.Leg)
+		out[i].Record = &r
+	}
+	return out
+}
+
+func wholePayloads(name string) ([][]byte, error) {
+	var out [][]byte
+	for _, e := range wholeEntries(name) {
+		b, err := cdr.Encode(e)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+func spoolAlone(ctx context.Context, _ *stores, dir, name string, _ []template) (float64, error) {
+	payloads, err := wholePayloads(name)
+	if err != nil {
+		return 0, err
+	}
+	sp, err := spool.Open(dir, spool.DefaultOptions())
+	if err != nil {
+		return 0, err
+	}
+	defer sp.Close()
+	start := time.Now()
+	for i := 0; i < len(payloads); i += wholeBatch {
+		if err := sp.Append(ctx, payloads[i:i+wholeBatch]...); err != nil {
+			return 0, err
+		}
+	}
+	return wholeLegs / time.Since(start).Seconds(), nil
+}
+
+func xaddAlone(ctx context.Context, s *stores, _, name string, _ []template) (float64, error) {
+	payloads, err := wholePayloads(name)
+	if err != nil {
+		return 0, err
+	}
+	client, err := redisClient(s)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	start := time.Now()
+	for i := 0; i < len(payloads); i += wholeBatch {
+		_, err := client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, b := range payloads[i : i+wholeBatch] {
+				p.XAdd(ctx, &redis.XAddArgs{Stream: name, Values: []any{"p", b}})
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	rate := wholeLegs / time.Since(start).Seconds()
+	return rate, client.Del(ctx, name).Err()
+}
+
+// insertAlone measures the warehouse with whole batches of records that are
+// all new to it.
+func insertAlone(ctx context.Context, s *stores, _, name string, _ []template) (float64, error) {
+	entries := wholeEntries(name)
+	w, err := s.open(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	defer w.Close()
+	start := time.Now()
+	for i := 0; i < len(entries); i += pipelineBatch {
+		if err := w.Insert(ctx, entries[i:min(len(entries), i+pipelineBatch)]); err != nil {
+			return 0, err
+		}
+	}
+	return wholeLegs / time.Since(start).Seconds(), nil
+}
