@@ -33,6 +33,9 @@ func startStores(ctx context.Context, dir string) (_ *stores, err error) {
 	if s.dir, err = os.MkdirTemp("", "bhr"); err != nil { // paths of sockets must be short
 		return nil, err
 	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
 	s.redis = exec.Command("redis-server", "--port", "0", "--unixsocket", s.socket(), "--dir", s.dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 	s.redis.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.redis.Start(); err != nil {

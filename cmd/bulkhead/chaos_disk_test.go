@@ -99,7 +99,7 @@ func metric(t *testing.T, admin, name string) float64 {
 // TestChaosDiskFull fills the bridge's disk, spool and journal, in the middle
 // of traffic: it says so, goes on reading, and loses nothing.
 func TestChaosDiskFull(t *testing.T) {
-	p := startPipeline(t, 0, generatorConfig{Legs: 2000, Rate: 100, Seed: chaosSeed})
+	p := startPipeline(t, 0, generatorConfig{Legs: 1500, Rate: 100, Seed: chaosSeed})
 	if len(p.disks) == 0 {
 		t.Skip("mounting needs root")
 	}

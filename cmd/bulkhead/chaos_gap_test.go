@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	gapSeconds = 8   // BULKHEAD_CHAOS_GAP
-	gapCalls   = 300 // BULKHEAD_CHAOS_GAP_CALLS
+	gapSeconds = 5   // BULKHEAD_CHAOS_GAP
+	gapCalls   = 200 // BULKHEAD_CHAOS_GAP_CALLS
 )
 
 // TestChaosGap takes the bridge away in the middle of many calls, a third of

@@ -23,7 +23,7 @@ import (
 
 // The size of a chaos run comes from the environment; make chaos sets it.
 const (
-	chaosLegs = 6000 // BULKHEAD_CHAOS_LEGS
+	chaosLegs = 3000 // BULKHEAD_CHAOS_LEGS
 	chaosRate = 150  // legs a second, BULKHEAD_CHAOS_RATE
 	chaosSeed = 1    // BULKHEAD_CHAOS_SEED
 )
@@ -78,10 +78,10 @@ type monkey struct {
 	every time.Duration // from the begin of one thing to that of the next, if it does not take longer
 }
 
-// faultEvery spreads 350 faults over a long run, and lets them follow each
-// other closely in a short one.
+// faultEvery spreads 400 faults over a long run, of which some take longer than
+// that leaves them, and lets them follow each other closely in a short one.
 func faultEvery(legs, rate int) time.Duration {
-	return time.Duration(legs) * time.Second / time.Duration(rate) / 350
+	return time.Duration(legs) * time.Second / time.Duration(rate) / 400
 }
 
 // pipeline is everything between four switches and a ClickHouse.
