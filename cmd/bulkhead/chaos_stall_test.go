@@ -17,7 +17,7 @@ import (
 const (
 	stallTime   = 20  // seconds, BULKHEAD_CHAOS_STALL
 	stallRate   = 170 // legs a second: each is created, answered and hung up, so about 500 events
-	stallQueue  = 64 << 10
+	stallQueue  = 160 << 10
 	stallMemory = 256 << 20
 )
 

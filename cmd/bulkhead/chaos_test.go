@@ -185,7 +185,7 @@ func (m *monkey) act() {
 		m.note("kill redis")
 		m.redis.Kill()
 		pauseFor(down)
-		m.redis.Start()
+		m.startRedis()
 	case n < 60:
 		m.note("kill clickhouse")
 		m.clickhouse.Kill()
@@ -219,6 +219,19 @@ func (m *monkey) act() {
 		m.wires[m.rnd.IntN(len(m.wires))].cut()
 	}
 	pauseFor(max(time.Duration(100+m.rnd.IntN(500))*time.Millisecond, time.Until(next)))
+}
+
+// startRedis starts Redis again. One whose disk was full may not start on its
+// own append-only file; it then loses all that it held.
+func (m *monkey) startRedis() {
+	if m.redis.TryStart() == nil {
+		return
+	}
+	m.note("lose what redis held")
+	if err := os.RemoveAll(filepath.Join(m.redis.Dir, "appendonlydir")); err != nil {
+		m.t.Fatal(err)
+	}
+	m.redis.Start()
 }
 
 // pauseFor is how long a fault lasts: part of the run, not a wait for something.

@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -73,12 +74,20 @@ func startRedis(t testing.TB, args []string) *RedisServer {
 // waits until it answers.
 func (r *RedisServer) Start() {
 	r.t.Helper()
+	if err := r.TryStart(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// TryStart is Start for who has an answer to a server that does not start, as
+// on an append-only file that a full disk has broken.
+func (r *RedisServer) TryStart() error {
 	r.cmd = exec.Command(r.bin, r.args...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.log, &r.log
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := r.cmd.Start(); err != nil {
 		r.cmd = nil
-		r.t.Fatalf("start redis-server: %v", err)
+		return fmt.Errorf("start redis-server: %w", err)
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -86,10 +95,11 @@ func (r *RedisServer) Start() {
 	for !answersPing(r.Socket) {
 		if time.Now().After(deadline) {
 			r.Kill()
-			r.t.Fatalf("redis-server does not answer PING within 10 s:\n%s", r.log.String())
+			return fmt.Errorf("redis-server does not answer PING within 10 s:\n%s", r.log.String())
 		}
 		<-tick.C
 	}
+	return nil
 }
 
 // Kill ends the server with SIGKILL.
