@@ -17,7 +17,7 @@ import (
 const (
 	stallTime   = 20  // seconds, BULKHEAD_CHAOS_STALL
 	stallRate   = 170 // legs a second: each is created, answered and hung up, so about 500 events
-	stallQueue  = 160 << 10
+	stallQueue  = 64 << 10
 	stallMemory = 256 << 20
 )
 
@@ -59,14 +59,14 @@ func TestChaosStall(t *testing.T) {
 		first.Sub(resumed).Round(time.Millisecond), caughtUp.Sub(resumed).Round(time.Millisecond), rate/live)
 	// A busy machine leaves the bridge without a core for moments; the queues
 	// of one that stops reading are full, to megabytes, from then on.
-	if q := queues[len(queues)/2]; q > stallQueue {
-		t.Errorf("half of the looks saw %d bytes and more in the receive queues of the event sockets", q)
+	if q := queues[len(queues)/4]; q > stallQueue {
+		t.Errorf("three of four looks saw %d bytes and more in the receive queues of the event sockets", q)
 	}
 	if grown > stallMemory {
 		t.Errorf("the bridge grew by %d MiB", grown>>20)
 	}
 	// The figure to reach is 5 times the live rate; it needs a machine of one's own.
-	if took := caughtUp.Sub(resumed); took > stall+time.Minute {
+	if took := caughtUp.Sub(resumed); took > stall+2*time.Minute {
 		t.Errorf("what waited needed %v to arrive", took)
 	}
 	<-p.generator.done
@@ -122,15 +122,20 @@ func (p *pipeline) watchQueues(d time.Duration) []int {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
-		seen = append(seen, p.receiveQueues())
+		if bytes, heard := p.receiveQueues(); heard {
+			seen = append(seen, bytes)
+		}
+	}
+	if len(seen) == 0 {
+		p.t.Fatal("the bridge had no connection to an event socket")
 	}
 	slices.Sort(seen)
 	return seen
 }
 
 // receiveQueues returns the bytes that wait in the bridge's event sockets: TCP
-// sockets whose far end is one of the wires to the switches.
-func (p *pipeline) receiveQueues() int {
+// sockets whose far end is one of the wires to the switches. false: it has none.
+func (p *pipeline) receiveQueues() (total int, heard bool) {
 	p.t.Helper()
 	ports := map[uint64]bool{}
 	for _, w := range p.wires[:len(p.wires)-1] {
@@ -141,7 +146,6 @@ func (p *pipeline) receiveQueues() int {
 		p.t.Fatal(err)
 	}
 	defer f.Close()
-	total, found := 0, 0
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		// sl local_address rem_address st tx_queue:rx_queue ...
 		fields := strings.Fields(lines.Text())
@@ -153,14 +157,11 @@ func (p *pipeline) receiveQueues() int {
 		n, err := strconv.ParseUint(port, 16, 16)
 		bytes, err2 := strconv.ParseUint(queue, 16, 32)
 		if err == nil && err2 == nil && ports[n] {
-			found++
+			heard = true
 			total += int(bytes)
 		}
 	}
-	if found == 0 {
-		p.t.Fatal("the bridge has no connection to an event socket")
-	}
-	return total
+	return total, heard
 }
 
 // residentBytes returns the memory that a process has.

@@ -45,7 +45,7 @@ func TestReplay(t *testing.T) {
 	for i := range 2 {
 		before := p.moved()
 		p.respool(spooled, saved)
-		eventually(t, time.Minute, "the stream once more", func() string {
+		eventually(t, 2*time.Minute, "the stream once more", func() string {
 			if n := p.moved() - before; n < float64(len(truth)) {
 				return fmt.Sprintf("%v of %d records", n, len(truth))
 			}
@@ -59,7 +59,7 @@ func TestReplay(t *testing.T) {
 
 	p.post(truth)
 	p.release()
-	eventually(t, time.Minute, "what the second sources tell", func() string {
+	eventually(t, 2*time.Minute, "what the second sources tell", func() string {
 		var err error
 		if rows, err = p.records(); err != nil {
 			return err.Error()
