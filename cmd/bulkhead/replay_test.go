@@ -25,17 +25,16 @@ func TestReplay(t *testing.T) {
 	p := startPipeline(t, 2, generatorConfig{Legs: 300, Rate: 150, Seed: chaosSeed, Held: true})
 	<-p.generator.done
 	truth := p.generator.ledger(t)
-	unchanged := func(what string) {
+	unchanged := func(what string) map[string][]cdrpipe.Row {
 		t.Helper()
 		rows := p.settle(truth)
 		if wrong := compare(t, truth, rows); wrong > 0 {
 			t.Fatalf("%s: %d of %d legs are wrong", what, wrong, len(truth))
 		}
 		t.Logf("%s: %d rows, %v billed", what, len(rows), billed(rows))
+		return rows
 	}
-	unchanged("heard once")
-	rows := p.settle(truth)
-	want := billed(rows)
+	want := billed(unchanged("heard once"))
 
 	p.bridge.kill()
 	spooled, saved := filepath.Join(p.dir, "bridge", "spool"), filepath.Join(p.dir, "spool.saved")
@@ -60,8 +59,8 @@ func TestReplay(t *testing.T) {
 	p.post(truth)
 	p.release()
 	eventually(t, 2*time.Minute, "what the second sources tell", func() string {
-		var err error
-		if rows, err = p.records(); err != nil {
+		rows, err := p.records()
+		if err != nil {
 			return err.Error()
 		}
 		if missing := untold(truth, rows); missing != "" {
@@ -70,8 +69,7 @@ func TestReplay(t *testing.T) {
 		}
 		return ""
 	})
-	unchanged("with all second sources")
-	if got := billed(rows); got != want {
+	if got := billed(unchanged("with all second sources")); got != want {
 		t.Errorf("%v billed, want %v as before", got, want)
 	}
 }
