@@ -24,11 +24,11 @@ import (
 )
 
 const (
-	wholeLegs   = 16_000 // a run; a record each, of three events
+	wholeLegs   = 24_000 // a run; a record each, of three events
 	wholeRuns   = 3
 	wholeWindow = 2000 // legs that the switch is ahead of the spool at the most
 	wholeBatch  = 500  // records in one write to the spool and in one pipeline of XADD
-	wholeWait   = 25 * time.Second
+	wholeWait   = 30 * time.Second
 )
 
 // endToEnd compares the records a second from the bytes of an event socket to
