@@ -30,7 +30,7 @@ func TestChaosStall(t *testing.T) {
 	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
 	legs := int((stall + 8*time.Second).Seconds()) * stallRate
 	p := startPipeline(t, 0, generatorConfig{Legs: legs, Rate: stallRate, Seed: seed, EventsOnly: true})
-	eventually(t, time.Minute, "a pipeline that runs", func() string {
+	eventually(t, 2*time.Minute, "a pipeline that runs", func() string {
 		if n := p.stored(); n == 0 {
 			return "no row"
 		}
