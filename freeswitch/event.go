@@ -248,19 +248,24 @@ func unescape(s string) string {
 	if strings.IndexByte(s, '%') < 0 {
 		return s
 	}
-	out := make([]byte, 0, len(s))
+	return string(appendUnescaped(make([]byte, 0, len(s)), s))
+}
+
+// appendUnescaped appends s with its percent escapes resolved; what is no
+// escape stays as it is.
+func appendUnescaped[T string | []byte](dst []byte, s T) []byte {
 	for i := 0; i < len(s); i++ {
 		if s[i] == '%' && i+2 < len(s) {
 			hi, lo := unhex(s[i+1]), unhex(s[i+2])
 			if hi < 16 && lo < 16 {
-				out = append(out, hi<<4|lo)
+				dst = append(dst, hi<<4|lo)
 				i += 2
 				continue
 			}
 		}
-		out = append(out, s[i])
+		dst = append(dst, s[i])
 	}
-	return string(out)
+	return dst
 }
 
 // unhex returns the value of a hex digit, or 255.

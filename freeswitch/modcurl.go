@@ -144,11 +144,10 @@ func (s *script) variables() (vars, exports []string) {
 	for i, st := range s.steps {
 		switch st.application {
 		case "set", "export":
-			name, value, _ := strings.Cut(st.data, "=")
 			if st.application == "export" {
-				exports = append(exports, name)
+				exports = append(exports, st.name)
 			}
-			vars = append(vars, name+"="+value)
+			vars = append(vars, st.name+"="+st.data)
 			continue
 		case "record_session":
 			// Its path is put together by the dialplan: an answer may hold no ${.

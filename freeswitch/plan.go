@@ -11,8 +11,9 @@ import (
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
-// step is one application that the switch is to run.
-type step struct{ application, data string }
+// step is one application that the switch is to run; with a name, it sets a
+// variable of that name to data.
+type step struct{ application, name, data string }
 
 // script is a plan, or what is left of it, in the switch's words.
 type script struct {
@@ -28,10 +29,13 @@ type script struct {
 }
 
 func (s *script) add(application, data string) {
-	s.steps = append(s.steps, step{application, data})
+	s.steps = append(s.steps, step{application, "", data})
 }
 
-func (s *script) set(name, value string) { s.add("set", name+"="+value) }
+func (s *script) set(name, value string) { s.steps = append(s.steps, step{"set", name, value}) }
+
+// export sets a variable on the legs that the channel places, too.
+func (s *script) export(name, value string) { s.steps = append(s.steps, step{"export", name, value}) }
 
 // begin appends what holds for the whole call; false if a string of the plan
 // is not on its allow-list.
@@ -45,7 +49,7 @@ func (s *script) begin(node bulkhead.NodeID) bool {
 		s.set("execute_on_answer", "sched_hangup +"+strconv.Itoa(p.MaxDuration)+" ALLOTTED_TIMEOUT")
 	}
 	if p.Tap {
-		s.add("export", varTap+"=true")
+		s.export(varTap, "true")
 	}
 	if name := displayName(p.CallerID.Name); name != "" {
 		s.set("effective_caller_id_name", name)
@@ -66,7 +70,7 @@ func (s *script) begin(node bulkhead.NodeID) bool {
 				return false
 			}
 		}
-		s.add("export", "absolute_codec_string="+strings.Join(p.Codecs, ","))
+		s.export("absolute_codec_string", strings.Join(p.Codecs, ","))
 	}
 	if p.Record && isID(string(p.Tenant)) {
 		s.set("RECORD_ANSWER_REQ", "true")
@@ -99,10 +103,10 @@ func (s *script) exports(node bulkhead.NodeID) {
 		{varCell, string(p.Cell)},
 	} {
 		if isID(v.value) {
-			s.add("export", v.name+"="+v.value)
+			s.export(v.name, v.value)
 		}
 	}
-	s.add("export", varRevision+"="+strconv.FormatUint(uint64(p.Revision), 10))
+	s.export(varRevision, strconv.FormatUint(uint64(p.Revision), 10))
 }
 
 // actions appends a list of a plan's actions. at is where the list is in the

@@ -101,7 +101,7 @@ func write(req *Request, node bulkhead.NodeID, plan *route.Plan, via bool) *scri
 
 func appendSteps(dst []byte, steps []step) []byte {
 	for i := range steps {
-		dst = action(dst, steps[i].application, steps[i].data)
+		dst = action(dst, &steps[i])
 	}
 	return dst
 }
@@ -151,14 +151,17 @@ func phrase(status int) string {
 	return "Rejected"
 }
 
-// action appends one action. Its data is fixed text or have
-// passed an allow-list; it is escaped all the same.
-func action(dst []byte, application, data string) []byte {
+// action appends one action. Its data is fixed text or has passed an
+// allow-list; it is escaped all the same.
+func action(dst []byte, s *step) []byte {
 	dst = append(dst, "          <action application=\""...)
-	dst = append(dst, application...)
-	if data != "" {
+	dst = append(dst, s.application...)
+	if s.name != "" || s.data != "" {
 		dst = append(dst, "\" data=\""...)
-		dst = escape(dst, data)
+		if s.name != "" {
+			dst = append(append(dst, s.name...), '=')
+		}
+		dst = escape(dst, s.data)
 	}
 	return append(dst, "\"/>\n"...)
 }

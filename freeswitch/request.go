@@ -191,6 +191,7 @@ func ParseRequest(body []byte) (Request, error) {
 		return r, fmt.Errorf("xml_curl request: %d bytes are over %d: %w", len(body), maxRequest, bulkhead.Invalid)
 	}
 	var given fieldSet
+	var plain [256]byte // most values fit
 	rest := body
 	for n := 0; len(rest) > 0; n++ {
 		field := rest
@@ -207,10 +208,11 @@ func ParseRequest(body []byte) (Request, error) {
 		if slot == nil {
 			continue
 		}
-		value := string(field[eq+1:])
-		if n >= fixedFields {
-			value = unescape(value)
+		raw := field[eq+1:]
+		if n >= fixedFields && bytes.IndexByte(raw, '%') >= 0 {
+			raw = appendUnescaped(plain[:0], raw)
 		}
+		value := string(raw)
 		if given.add(slot) && *slot != value {
 			return r, fmt.Errorf("xml_curl request: field %s is there twice: %w", clip(string(field[:eq])), bulkhead.Invalid)
 		}
