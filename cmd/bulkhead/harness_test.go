@@ -99,6 +99,10 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// outputDelay is how long a process's output is waited for after its end: a
+// child that it left behind may hold it open.
+const outputDelay = 10 * time.Second
+
 // spawn starts a subcommand of the real binary. It ends with the test, and a
 // failed test shows what it logged.
 func spawn(t *testing.T, args ...string) *proc {
@@ -124,7 +128,7 @@ func (p *proc) start() {
 		p.t.Fatal(err)
 	}
 	p.cmd = exec.Command(bin, p.args...)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.WaitDelay = p.log, p.log, outputDelay
 	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 atexit_sleep_ms=20") // else each waits a second at its end
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.done = make(chan struct{})
@@ -166,8 +170,10 @@ func tool(t *testing.T, args ...string) string {
 		t.Fatal(err)
 	}
 	var out, stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), bin, args...)
-	cmd.Stdout, cmd.Stderr = &out, &stderr
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bin, args...)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &stderr, outputDelay
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("bulkhead %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
 	}

@@ -40,7 +40,7 @@ func startDemo(t *testing.T, bin string, args ...string) *demoProcess {
 	t.Helper()
 	p := &demoProcess{out: &lockedBuffer{}, done: make(chan error, 1)}
 	p.cmd = exec.Command(bin, append([]string{"run", "--demo", "--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--events", "127.0.0.1:0"}, args...)...)
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.WaitDelay = p.out, p.out, outputDelay
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
