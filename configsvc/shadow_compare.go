@@ -84,6 +84,9 @@ func (c *shadowCall) dial(step *PlanStep) (Verdict, string) {
 		}
 		return Different, would + ", " + ended(a)
 	}
+	if slices.ContainsFunc(c.called, func(r cdr.Record) bool { return r.Callee == "" }) {
+		return NotKnown, would + ", a record does not tell who was called"
+	}
 	everybody := everyLeg(nil, step, 0)
 	rang := false
 	for i := range c.called {

@@ -217,6 +217,7 @@ func TestShadowVerdicts(t *testing.T) {
 		{"rang him at his address", dialUser("101"), []cdr.Record{leg("a", "a", "101"), leg("b", "a", "101@10.0.0.1")}, Same, ""},
 		{"rang another", dialUser("101"), []cdr.Record{leg("a", "a", "101"), leg("b", "a", "102")}, Different, "called 102"},
 		{"rang another too", dialUser("101"), []cdr.Record{leg("a", "a", "101"), leg("b", "a", "101"), leg("c", "a", "103")}, Different, "called 101, 103"},
+		{"nobody knows whom", dialUser("101"), []cdr.Record{leg("a", "a", "101"), leg("b", "a", "")}, NotKnown, "does not tell"},
 		{"rejected instead", dialUser("101"), []cdr.Record{leg("a", "a", "101", failed(404, 1))}, Different, "ended with 404"},
 		{"answered by itself", dialUser("101"), []cdr.Record{leg("a", "a", "101")}, Different, "the node answered by itself"},
 		{"not registered", dialUser("101"), []cdr.Record{leg("a", "a", "101", failed(480, 20))}, NotKnown, "nobody could be rung"},

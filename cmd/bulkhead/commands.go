@@ -26,7 +26,7 @@ type configsvcCmd struct {
 	Agent bool `help:"Beside a node: hold no store, follow --central, and answer also when nobody else is alive."`
 
 	Shadow     bool `help:"Answer every PBX that the call is not ours, and keep what would have been done, for bulkhead shadow report."`
-	ShadowSize int  `help:"MiB of the data folder that the decisions may take; the oldest go." default:"256" placeholder:"MIB"`
+	ShadowSize int  `help:"MiB of the data folder that the decisions may take; the oldest go. 64 are some 150,000 calls." default:"64" placeholder:"MIB"`
 
 	Asterisk   map[string]string `help:"An Asterisk that asks here, and where its manager listens: what changes is expired in its caches. Repeatable." placeholder:"NODE=IP:PORT"`
 	Freeswitch map[string]string `help:"A FreeSWITCH that asks here and may keep directory users (cacheable of the node), and where its event socket listens: its cache is emptied when users change. Repeatable." placeholder:"NODE=IP:PORT"`
