@@ -27,7 +27,7 @@ lint: ## formatting, vet, staticcheck
 fuzz: ## every fuzz target for FUZZ (default 30s); apart from test, which must say the same twice
 	scripts/fuzz $(or $(FUZZ),30s)
 
-chaos: ## 100,000 legs through the whole pipeline while it is killed, 5,000 through a real Asterisk, 200 kills of the registry each, a minute of changes at a real Kamailio, 10 minutes beside an Asterisk without its centre, a stall of 5 minutes and a gap of one, about 65 minutes
+chaos: ## 100,000 legs through the whole pipeline while it is killed, 5,000 through a real Asterisk, 200 kills of the registry each, a minute of changes at a real Kamailio, 10 minutes beside an Asterisk without its centre, 10,000 questions of random bytes in each dialect, a stall of 5 minutes and a gap of one, about 65 minutes
 	BULKHEAD_CHAOS_CHANGES=$(or $(CHANGES),60s) $(GO) test -count=1 -timeout 10m -run '^TestChangesUnderTraffic$$' ./kamailio
 	BULKHEAD_KILLS=$(or $(KILLS),200) $(GO) test -count=1 -timeout 30m -run '^TestKilled' ./registry
 	BULKHEAD_CHAOS_LEGS=$(or $(LEGS),100000) BULKHEAD_CHAOS_RATE=$(or $(RATE),100) BULKHEAD_CHAOS_SEED=$(or $(SEED),1) \

@@ -299,6 +299,16 @@ func TestDialectsDecideAlike(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawPlatform(t)
 		x := route.New(s)
+		rows := map[string]string{} // Kamailio's table
+		if len(s.SBCs) > 0 {
+			made, err := route.MakeTables(x, "s")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range made.Rows {
+				rows[r.Key] = r.Value
+			}
+		}
 		for range 6 {
 			a := drawAsked(t, &s)
 			q := a.call
@@ -330,7 +340,7 @@ func TestDialectsDecideAlike(t *testing.T) {
 			}
 			same("Asterisk", followAsterisk(t, x, a), want)
 			if q.SBC != "" {
-				sameTenant(t, x, a)
+				sameTenant(t, x, rows, a)
 			}
 			word, _, _ := strings.Cut(strings.Join(want.Events, " "), " ")
 			kinds[word]++
@@ -346,7 +356,7 @@ func TestDialectsDecideAlike(t *testing.T) {
 
 // sameTenant compares Kamailio's answer and its tables with Decide: they say
 // whose the call is, and where it goes.
-func sameTenant(t *rapid.T, x *route.Snapshot, a asked) {
+func sameTenant(t *rapid.T, x *route.Snapshot, rows map[string]string, a asked) {
 	domain := rapid.SampledFrom([]string{a.realm, strings.ToUpper(a.realm), "127.0.0.1", "nobody.example"}).Draw(t, "domain")
 	number := strings.Map(func(r rune) rune {
 		if strings.ContainsRune(" ${}", r) {
@@ -357,14 +367,6 @@ func sameTenant(t *rapid.T, x *route.Snapshot, a asked) {
 	p := route.Decide(x, route.Call{SBC: "s", Domain: domain, Source: a.call.Source, Number: number})
 	query := url.Values{"d": {domain}, "s": {a.call.Source.String()}, "n": {number}}.Encode()
 	answer, sum := kamailio.Answer(x, "s", query, nil)
-	made, err := route.MakeTables(x, "s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := map[string]string{}
-	for _, r := range made.Rows {
-		rows[r.Key] = r.Value
-	}
 	if p.Tenant == "" {
 		if len(answer) > 0 || sum.Status != 404 {
 			t.Fatalf("%s: %q %d, but it is nobody's", query, answer, sum.Status)
