@@ -37,8 +37,7 @@ type generatorConfig struct {
 	Rate     int // legs a second
 	Seed     uint64
 
-	EventsOnly bool // no mod_json_cdr
-	Held       bool // what second sources say is kept where the bridge does not look: see hold
+	Held bool // what second sources say is kept where the bridge does not look: see hold
 
 	Asterisks []asteriskFake // see addAsterisks
 	SIP       *sipTraffic    // instead of all that: calls through a real switch
@@ -157,14 +156,11 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 			stop()
 			return err
 		}
-		fs := freeswitchtest.Config{
+		n, err := freeswitchtest.New(freeswitchtest.Config{
 			ID: id, ESLListen: esl, ESLPassword: cfg.Password, MaxSessions: 100_000, MaxSessionsPerSecond: 100_000,
 			Heartbeat: 2 * time.Second, Logger: slog.New(slog.DiscardHandler),
-		}
-		if !cfg.EventsOnly {
-			fs.CDR = freeswitchtest.CDRConfig{URLs: []string{strings.Replace(cfg.CDRURL, "NODE", id, 1)}, Retries: 1, Delay: 200 * time.Millisecond, Timeout: 2 * time.Second, ErrLogDir: dir}
-		}
-		n, err := freeswitchtest.New(fs)
+			CDR: freeswitchtest.CDRConfig{URLs: []string{strings.Replace(cfg.CDRURL, "NODE", id, 1)}, Retries: 1, Delay: 200 * time.Millisecond, Timeout: 2 * time.Second, ErrLogDir: dir},
+		})
 		if err != nil {
 			stop()
 			return err
