@@ -415,6 +415,7 @@ func TestChangesArrive(t *testing.T) {
 	answered(t, a101, "101")
 	answered(t, g101, "101")
 	r.called()
+	checkCounts(t, r, a101)
 
 	r.change("acme", func(acme *bulkhead.Tenant) {
 		acme.Codecs = []string{"PCMU"}

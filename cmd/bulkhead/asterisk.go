@@ -17,8 +17,11 @@ import (
 const (
 	ariSecret   = "ari.password"
 	amiSecret   = "ami.password"
-	cacheSecret = "ami-cache.password" // of the user who expires cached objects
+	cacheSecret = "ami-cache.password" // of the user who expires cached objects and counts channels
 )
+
+// cacheUser is that user, as the shipped configuration names it.
+const cacheUser = "bulkhead-cache"
 
 type configAsteriskCmd struct {
 	stateFlags `embed:""`
@@ -127,7 +130,7 @@ func startCaches(p *parts, g *group, nodes map[string]string) error {
 		return err
 	}
 	for _, node := range slices.Sorted(maps.Keys(nodes)) {
-		ami := asterisk.AMI{Addr: nodes[node], User: "bulkhead-cache", Secret: secret}
+		ami := asterisk.AMI{Addr: nodes[node], User: cacheUser, Secret: secret}
 		c, err := asterisk.NewCaches(bulkhead.NodeID(node), ami, p.live, p.log.With("service", "configsvc"), p.reg)
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/asterisk"
 	"github.com/bulkhead-voip/bulkhead/configsvc"
 	"github.com/bulkhead-voip/bulkhead/freeswitch"
 )
@@ -33,21 +34,47 @@ func startLoad(p *parts, g *group, f *loadFlags) error {
 	if n == nil {
 		return fmt.Errorf("--load: the registry has no node %q: say with --node whose load it is: %w", f.Node, bulkhead.NotFound)
 	}
+	counts, err := counterOf(p.data, n)
+	if err != nil {
+		return err
+	}
 	var counter configsvc.Counter
-	if n.ESL != "" && n.Kind != bulkhead.Asterisk {
-		password, err := p.data.secret(eslSecret)
-		if err != nil {
-			return err
-		}
-		esl := freeswitch.NewCounter(freeswitch.Config{Addr: n.ESL, Password: password})
-		g.onClose("event socket of the load", esl.Close)
-		counter = esl
+	if counts != nil {
+		g.onClose("counter of the load", counts.Close)
+		counter = counts
 	}
 	log := p.log.With("service", "load")
 	load := configsvc.NewLoad(n.ID, pidOf(f.PBXPID), counter, log)
 	return serveLoad(g, load, f.Load, func(id, password string) bool {
 		return p.isSBC(p.live.Load(), bulkhead.SBCID(id), password)
 	}, log)
+}
+
+// counter counts a PBX's sessions, over a connection of its own.
+type counter interface {
+	Count(ctx context.Context) (bulkhead.PBXLoad, error)
+	Close() error
+}
+
+// counterOf returns what counts the sessions of a node's PBX: a FreeSWITCH over
+// its event socket, an Asterisk over AMI. Nil: the registry does not say where
+// to ask.
+func counterOf(data dataDir, n *bulkhead.Node) (counter, error) {
+	switch {
+	case n.Kind == bulkhead.Asterisk && n.AMI != "":
+		secret, err := data.secret(cacheSecret)
+		if err != nil {
+			return nil, err
+		}
+		return asterisk.NewCounter(asterisk.AMI{Addr: n.AMI, User: cacheUser, Secret: secret}), nil
+	case n.Kind != bulkhead.Asterisk && n.ESL != "":
+		password, err := data.secret(eslSecret)
+		if err != nil {
+			return nil, err
+		}
+		return freeswitch.NewCounter(freeswitch.Config{Addr: n.ESL, Password: password}), nil
+	}
+	return nil, nil //nolint:nilnil // there is none
 }
 
 // serveLoad runs a Load and serves it on a listener of its own: the SBCs reach

@@ -13,7 +13,6 @@ import (
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/dispatcher"
-	"github.com/bulkhead-voip/bulkhead/freeswitch"
 )
 
 type nodeCmd struct {
@@ -114,20 +113,19 @@ const (
 
 // waitIdle waits until a node has no sessions, and shows how many there are.
 func waitIdle(ctx context.Context, out io.Writer, data dataDir, n *bulkhead.Node, deadline time.Duration) error {
-	if n.ESL == "" {
-		return fmt.Errorf("wait for node %q: it has no esl in the registry, so nobody can count its sessions: %w", n.ID, bulkhead.Invalid)
-	}
-	password, err := data.secret(eslSecret)
+	counter, err := counterOf(data, n)
 	if err != nil {
 		return err
 	}
+	if counter == nil {
+		return fmt.Errorf("wait for node %q: it has no esl or, if it is an Asterisk, no ami in the registry, so nobody can count its sessions: %w", n.ID, bulkhead.Invalid)
+	}
+	defer counter.Close() //nolint:errcheck // it was asked only
 	if deadline > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, deadline)
 		defer cancel()
 	}
-	counter := freeswitch.NewCounter(freeswitch.Config{Addr: n.ESL, Password: password})
-	defer counter.Close()
 	tick := time.NewTicker(idleEvery)
 	defer tick.Stop()
 	last, idle := -1, time.Time{}
