@@ -18,6 +18,7 @@ type Observation struct {
 	Missed   int           // pings since then without an answer
 	RTT      time.Duration // of the last answer
 	Refuses  bool          // the last answer was a 503
+	Untaken  float64       // calls a second that it did not take and another node did
 
 	HasAgent bool
 	Load     *bulkhead.NodeLoad // the newest; nil: none yet
@@ -32,6 +33,11 @@ const (
 	silentAfter = 4 // requests that the agent did not answer
 	sickRTT     = 500 * time.Millisecond
 	window      = 3 // observations that must agree
+
+	// untakenOver is the time over which calls that a node did not take are
+	// counted. A single one says nothing; many a second, that it takes none.
+	untakenOver             = 2 * time.Second
+	untakenFew, untakenMany = 0.5, 2.0
 
 	shareStep = 20 // shares are multiples of it, so that a share changes seldom
 	coolFirst = 5 * time.Second
@@ -229,6 +235,7 @@ func heatOf(n *bulkhead.Node, o Observation) heat {
 		sign(1, 0, 1, "it answers OPTIONS with 503")
 	}
 	sign(o.RTT.Seconds(), sickRTT.Seconds()/2, sickRTT.Seconds(), "OPTIONS takes %s", o.RTT.Round(time.Millisecond))
+	sign(o.Untaken, untakenFew, untakenMany, "%.1f calls a second that it does not take, and others do", o.Untaken)
 	if !o.HasAgent {
 		return worst
 	}

@@ -130,6 +130,7 @@ func TestEachSign(t *testing.T) {
 		"its agent":                func(o *Observation) { o.Silent = 10; o.Why = "connection refused" },
 		"its PBX":                  func(o *Observation) { o.Load.PBXError = "connection refused" },
 		"503":                      func(o *Observation) { o.Refuses = true },
+		"that it does not take":    func(o *Observation) { o.Untaken = 5 },
 		"OPTIONS takes":            func(o *Observation) { o.RTT = time.Second },
 		"no answer to":             func(o *Observation) { o.Missed = 2 },
 		"95 of 100 sessions":       func(o *Observation) { o.Load.PBX = &bulkhead.PBXLoad{Sessions: 95, MaxSessions: 100} },

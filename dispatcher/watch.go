@@ -36,10 +36,19 @@ type Pinger interface {
 	Ping(ctx context.Context, node bulkhead.NodeID, addr string) (status int, err error)
 }
 
+// Untaken tells how the calls fare that an SBC sends to nodes. It is called by
+// one goroutine.
+type Untaken interface {
+	// Refused returns, by the ip:port of a node, how many calls it did not take
+	// and another node did, since any moment that is the same for a while.
+	Refused(ctx context.Context) (map[string]int, error)
+}
+
 // WatchConfig says whom a Watch watches.
 type WatchConfig struct {
-	SBC   bulkhead.SBCID
-	Token string // of the SBC, shown to agents; empty: none
+	SBC     bulkhead.SBCID
+	Token   string  // of the SBC, shown to agents; empty: none
+	Untaken Untaken // nil: nobody knows
 }
 
 // Watch asks the nodes of an SBC's cell how they are and decides what each is
@@ -146,6 +155,9 @@ func (w *Watch) Run(ctx context.Context) error {
 			p.stop()
 		}
 	}()
+	if w.cfg.Untaken != nil {
+		wg.Go(func() { w.countUntaken(ctx) })
+	}
 	for {
 		nodes := w.nodes()
 		for id, p := range pollers {

@@ -120,6 +120,33 @@ const (
 	prettyBytes = 260
 )
 
+// listedTarget is a destination as Kamailio has it in use.
+type listedTarget struct {
+	priority int
+	disabled bool
+}
+
+// listSets returns the sets that Kamailio has in use, by id and URI.
+func (c *Client) listSets(ctx context.Context) (map[int]map[string]listedTarget, error) {
+	var got listedSets
+	err := c.call(ctx, &got, "dispatcher.list", "short")
+	if e := (*RPCError)(nil); errors.As(err, &e) && strings.Contains(strings.ToLower(e.Message), "no destination") {
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	have := map[int]map[string]listedTarget{}
+	for _, r := range got.Records {
+		m := map[string]listedTarget{}
+		for _, t := range r.Set.Targets {
+			m[t.Dest.URI] = listedTarget{t.Dest.Priority, strings.HasPrefix(t.Dest.Flags, "D")}
+		}
+		have[r.Set.ID] = m
+	}
+	return have, nil
+}
+
 // verifySets compares the sets that Kamailio has in use with want. States
 // that it changes itself (inactive, trying) are no difference.
 func (c *Client) verifySets(ctx context.Context, want []route.Set) ([]string, error) {
@@ -136,36 +163,23 @@ func (c *Client) verifySets(ctx context.Context, want []route.Set) ([]string, er
 		c.log.Debug("too many dispatcher targets to read back", "targets", targets)
 		return nil, nil
 	}
-	var got listedSets
-	err := c.call(ctx, &got, "dispatcher.list", "short")
-	if e := (*RPCError)(nil); errors.As(err, &e) && strings.Contains(strings.ToLower(e.Message), "no destination") {
-		err = nil
-	}
+	have, err := c.listSets(ctx)
 	if err != nil {
 		return nil, err
-	}
-	type target struct {
-		priority int
-		disabled bool
-	}
-	have := map[int]map[string]target{}
-	for _, r := range got.Records {
-		m := map[string]target{}
-		for _, t := range r.Set.Targets {
-			m[t.Dest.URI] = target{t.Dest.Priority, strings.HasPrefix(t.Dest.Flags, "D")}
-		}
-		have[r.Set.ID] = m
 	}
 	var diffs []string
 	for _, s := range want {
 		m, ok := have[s.ID]
 		delete(have, s.ID)
+		if !ok && len(s.Targets) == 0 {
+			continue // a pool without nodes: the list has no line for it
+		}
 		if !ok {
 			diffs = append(diffs, fmt.Sprintf("dispatcher set %d (pool %s, home %q) is missing", s.ID, s.Pool, s.Home))
 			continue
 		}
 		for _, t := range s.Targets {
-			w := target{t.Priority, t.Disabled}
+			w := listedTarget{t.Priority, t.Disabled}
 			if t.Disabled {
 				w.priority = 0
 			}

@@ -63,7 +63,7 @@ var safeguards = []safeguard{
 	{"credentials are not passed on", "    consume_credentials();", "", func(w *world) string {
 		return nodeHears(w, "127.9.1.1", call{ruri: "sip:1@acme.example", from: "sip:1001@acme.example", auth: "pw-1001"}, "Proxy-Authorization", "")
 	}},
-	{"calls per second", "$var(bulkhead_limit) > 0 &&", "$var(bulkhead_limit) > 99999 &&", func(w *world) string {
+	{"calls per second", `$shtinc(bulkhead_cps=>$var(bulkhead_tenant)@$Ts) >`, `0 >`, func(w *world) string {
 		codes := map[int]int{}
 		for range 40 {
 			codes[status(w.ask("127.3.1.1", call{ruri: "sip:1@limited.example"}))]++

@@ -2,6 +2,7 @@ package kamailio_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -128,4 +129,49 @@ func TestStickyTenantStays(t *testing.T) {
 			t.Fatalf("call %d went to %s, the others to %s", i, got, home)
 		}
 	}
+}
+
+// A node that refuses calls, or hears none, is known by them, if another node
+// takes them. A call that nobody takes says nothing of anybody.
+func TestRefused(t *testing.T) {
+	w := newWorld(t, kamailio.Params{PingInterval: time.Hour})
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")}})
+	check := func(what string, want map[string]int) {
+		t.Helper()
+		if got, err := w.Client.Refused(t.Context()); err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s: %v, %v, want %v", what, got, err, want)
+		}
+	}
+	home := w.answeredBy("acme.example")
+	check("all is well", map[string]int{})
+	for _, n := range w.nodes {
+		n.set("503 Full")
+	}
+	want(t, "a call that nobody takes", w.ask("127.1.1.1", call{ruri: "sip:1001@acme.example"}), 503)
+	check("nobody takes it", map[string]int{})
+	for id, n := range w.nodes {
+		if id != home {
+			n.set("486 Busy Here")
+		}
+	}
+	for range 3 {
+		want(t, "a call that another node takes", w.ask("127.1.1.1", call{ruri: "sip:1001@acme.example"}), 486)
+	}
+	check("the home refuses", map[string]int{w.nodes[home].addr: 3})
+	w.nodes[home].set("")
+	want(t, "a call that the home does not hear", w.ask("127.1.1.1", call{ruri: "sip:1001@acme.example"}), 486)
+	check("the home is silent", map[string]int{w.nodes[home].addr: 4})
+}
+
+// A pool that has no nodes yet is no difference.
+func TestPoolWithoutNodes(t *testing.T) {
+	w := newWorld(t, kamailio.Params{PingInterval: time.Hour})
+	w.apply(bulkhead.Change{Pools: []bulkhead.Pool{{ID: "later", Cell: "c1", Profile: "ai"}}, Tenants: []bulkhead.Tenant{tenant("bot", "ai", "493010", "127.1.0.0/16")}})
+	if diffs, err := w.Client.Verify(t.Context(), w.tables()); err != nil || len(diffs) > 0 {
+		t.Errorf("%q, %v", diffs, err)
+	}
+	if diffs, err := w.Client.Examine(t.Context(), w.tables()); err != nil || len(diffs) > 0 {
+		t.Errorf("%q, %v", diffs, err)
+	}
+	want(t, "a call for it", w.ask("127.1.1.1", call{ruri: "sip:1001@bot.example"}), 503)
 }

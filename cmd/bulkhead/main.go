@@ -47,6 +47,7 @@ type cli struct {
 	Token       tokenCmd       `cmd:"" help:"Tokens of the admin API and the feed."`
 	Node        nodeCmd        `cmd:"" help:"Drain, disable and take back media nodes."`
 	Pool        poolCmd        `cmd:"" help:"Pools of media nodes."`
+	Doctor      doctorCmd      `cmd:"" help:"Look for what is wrong."`
 	Detach      detachCmd      `cmd:"" help:"Take out of a PBX's configuration what was added to it."`
 	Config      configCmd      `cmd:"" help:"Print a PBX's configuration, filled in for one node."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`

@@ -39,7 +39,7 @@ func startDispatcher(p *parts, g *group, k keep) error {
 			return err
 		}
 	}
-	watch, err := dispatcher.NewWatch(dispatcher.WatchConfig{SBC: k.sbc, Token: k.token}, p.live, dispatcher.UDPPinger{}, log, p.reg)
+	watch, err := dispatcher.NewWatch(dispatcher.WatchConfig{SBC: k.sbc, Token: k.token, Untaken: client}, p.live, dispatcher.UDPPinger{}, log, p.reg)
 	if err != nil {
 		return err
 	}
