@@ -24,6 +24,7 @@ type testCell struct {
 	sip     string // ip:port of Kamailio
 	trunk   string // ip:port that the tenants' trunks lead to
 	nodes   map[string]nodeAddr
+	loads   map[string]string // where a node tells how busy it is; none: nowhere
 
 	kamailio *kamailiotest.Daemon
 
@@ -67,7 +68,7 @@ func (c *testCell) yaml() string {
 	b.WriteString("pools:\n  - {id: standard, cell: c1, profile: standard, placement: sticky}\n  - {id: dialers, cell: c1, profile: high_volume, placement: spread}\nnodes:\n")
 	for _, id := range slices.Sorted(maps.Keys(c.nodes)) {
 		n := c.nodes[id]
-		fmt.Fprintf(&b, "  - {id: %s, pool: %s, sip: \"%s\", esl: \"%s\"}\n", id, n.pool, n.sip, n.esl)
+		fmt.Fprintf(&b, "  - {id: %s, pool: %s, sip: \"%s\", esl: \"%s\", agent: \"%s\"}\n", id, n.pool, n.sip, n.esl, c.loads[id])
 	}
 	b.WriteString("tenants:\n")
 	for i := range c.tenants {
@@ -86,8 +87,9 @@ func (c *testCell) apply(yaml string) {
 	tool(c.t, "apply", "--data", c.data, "-f", file, "-m", "test")
 }
 
-// startCell starts everything and waits until Kamailio holds the tables.
-func startCell(t *testing.T, tenants int) *testCell {
+// startCell starts everything and waits until Kamailio holds the tables. The
+// nodes in tell tell how busy they are.
+func startCell(t *testing.T, tenants int, tell ...string) *testCell {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts real processes")
@@ -99,7 +101,10 @@ func startCell(t *testing.T, tenants int) *testCell {
 			"fs1": {"standard", local(), local()}, "fs2": {"standard", local(), local()},
 			"fs3": {"dialers", local(), local()}, "fs4": {"dialers", local(), local()},
 		},
-		media: map[string]*proc{}, admin: map[string]string{},
+		loads: map[string]string{}, media: map[string]*proc{}, admin: map[string]string{},
+	}
+	for _, id := range tell {
+		c.loads[id] = local()
 	}
 	for _, s := range []string{"configsvc", "dispatcher", "eventbridge", "cdrpipe"} {
 		c.admin[s] = local()
@@ -117,7 +122,7 @@ func startCell(t *testing.T, tenants int) *testCell {
 	waitReady(t, c.admin["configsvc"], 30*time.Second)
 	for id, n := range c.nodes {
 		c.media[id] = spawn(t, "media-node", "--id", id, "--data", c.data, "--sip", n.sip, "--esl", n.esl,
-			"--xml-url", "http://"+xml+"/freeswitch/xml")
+			"--xml-url", "http://"+xml+"/freeswitch/xml", "--load", c.loads[id])
 	}
 	c.dispatcher = spawn(t, "dispatcher", "--data", c.data, "--sbc", "sbc1", "--kamailio", c.kamailio.Dir, "--admin", c.admin["dispatcher"])
 	c.eventbridge = spawn(t, "eventbridge", "--data", c.data, "--listen", sbcEvents, "--admin", c.admin["eventbridge"])

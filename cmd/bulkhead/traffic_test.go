@@ -18,7 +18,8 @@ type placed struct {
 	begun    time.Time
 	answered time.Time // zero: refused
 	ended    time.Time
-	status   int // final status; 0: no answer at all
+	status   int    // final status; 0: no answer at all
+	node     string // ip:port of the node that answered
 	err      error
 }
 
@@ -122,7 +123,7 @@ func place(from *siptest.Phone, tenant int, target, callID string, talk time.Dur
 		}
 		return p
 	}
-	p.answered, p.status = time.Now(), 200
+	p.answered, p.status, p.node = time.Now(), 200, nodeOf(call)
 	select {
 	case <-call.Done():
 		p.err = errors.New("the far end hung up")
@@ -131,4 +132,13 @@ func place(from *siptest.Phone, tenant int, target, callID string, talk time.Dur
 	}
 	p.ended = time.Now()
 	return p
+}
+
+// nodeOf returns the ip:port of the node that answered a call.
+func nodeOf(call *siptest.Call) string {
+	addr, err := siptest.URIAddr(call.Dialog().Response().Contact().Address)
+	if err != nil {
+		return err.Error()
+	}
+	return addr.String()
 }
