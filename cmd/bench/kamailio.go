@@ -19,6 +19,9 @@ import (
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
+// noPings is for nodes that need not answer them.
+const noPings = time.Hour
+
 // kamailioWorkers is the number of processes that read SIP.
 const kamailioWorkers = 2
 
@@ -60,8 +63,8 @@ type sbc struct {
 
 // startSBC starts a Kamailio. conf is its kamailio.cfg, in which LISTEN and
 // DIR stand for its address and folder; "": the shipped one, with defines put
-// before it.
-func startSBC(ctx context.Context, conf, defines string, o kamailio.Options) (_ *sbc, err error) {
+// before it. It pings its nodes each time that ping has passed.
+func startSBC(ctx context.Context, conf, defines string, ping time.Duration, o kamailio.Options) (_ *sbc, err error) {
 	if _, err := kamailio.Binary(); err != nil {
 		return nil, err
 	}
@@ -77,8 +80,7 @@ func startSBC(ctx context.Context, conf, defines string, o kamailio.Options) (_ 
 	if s.addr, err = freeUDP(); err != nil {
 		return nil, err
 	}
-	// The node need not answer pings.
-	p := kamailio.Params{SBC: "sbc1", Listen: s.addr, Workers: kamailioWorkers, PingInterval: time.Hour}
+	p := kamailio.Params{SBC: "sbc1", Listen: s.addr, Workers: kamailioWorkers, PingInterval: ping}
 	if err = p.Write(s.dir); err != nil {
 		return nil, err
 	}

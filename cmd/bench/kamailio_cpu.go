@@ -22,7 +22,7 @@ func startTables(ctx context.Context, n int, target, defines string) (*sbc, erro
 	if err != nil {
 		return nil, err
 	}
-	s, err := startSBC(ctx, "", defines, kamailio.Memory(len(tables.Rows)))
+	s, err := startSBC(ctx, "", defines, noPings, kamailio.Memory(len(tables.Rows)))
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func inviteCPUVsRegex(ctx context.Context) (_ []figure, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, ours.stop()) }()
-	theirs, err := startSBC(ctx, regexConf(n), "", kamailio.Options{SharedMB: 64, PrivateMB: 512})
+	theirs, err := startSBC(ctx, regexConf(n), "", noPings, kamailio.Options{SharedMB: 64, PrivateMB: 512})
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func inviteCPUVsFloor(ctx context.Context) (_ []figure, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, ours.stop()) }()
-	floor, err := startSBC(ctx, strings.ReplaceAll(floorConf, "TARGET", target), "", kamailio.Options{SharedMB: 128})
+	floor, err := startSBC(ctx, strings.ReplaceAll(floorConf, "TARGET", target), "", noPings, kamailio.Options{SharedMB: 128})
 	if err != nil {
 		return nil, err
 	}
@@ -182,8 +182,8 @@ request_route {
 }
 `
 
-// regexConf is what grows where each tenant gets its if: domain, source and
-// one header rule.
+// regexConf is what grows where each tenant gets its if: by domain or source,
+// as the shipped tables find it too, its list of sources and one header rule.
 func regexConf(n int) string {
 	var b strings.Builder
 	b.WriteString(benchConf)
@@ -199,8 +199,8 @@ request_route {
 route[TENANT] {
 `)
 	for i := range n {
-		fmt.Fprintf(&b, "    if ($rd =~ \"^%s$\") {\n        if (src_ip != %s) { sl_send_reply(\"403\", \"Forbidden\"); exit; }\n"+
-			"        remove_hf(\"X-Tenant\");\n        append_hf(\"X-Tenant: %s\\r\\n\");\n        $du = \"sip:127.0.0.1:9\";\n        route(OUT);\n    }\n",
+		fmt.Fprintf(&b, "    if ($rd =~ \"^%s$\" || $si == \"%[2]s\") {\n        if (src_ip != %[2]s) { sl_send_reply(\"403\", \"Forbidden\"); exit; }\n"+
+			"        remove_hf(\"X-Tenant\");\n        append_hf(\"X-Tenant: %[3]s\\r\\n\");\n        $du = \"sip:127.0.0.1:9\";\n        route(OUT);\n    }\n",
 			strings.ReplaceAll(tenantDomain(i), ".", `\.`), sbcSource(i), tenantName(i))
 	}
 	b.WriteString("}\nroute[OUT] {\n    sl_send_reply(\"404\", \"Routed\");\n    exit;\n}\n")

@@ -19,7 +19,7 @@ func pushFull(ctx context.Context) (_ []figure, err error) {
 	}
 	var seconds []float64
 	for range runs {
-		s, err := startSBC(ctx, "", "", kamailio.Memory(len(tables.Rows)))
+		s, err := startSBC(ctx, "", "", noPings, kamailio.Memory(len(tables.Rows)))
 		if err != nil {
 			return nil, err
 		}

@@ -56,7 +56,8 @@ func (f figure) String() string {
 	return fmt.Sprintf("bench %s %s %s ratio=%s bar=%s %s", f.name, strconv.FormatFloat(f.value, 'f', 1, 64), f.unit, ratio, limit, verdict)
 }
 
-// benchmark is one thing that can be measured by name, in under a minute.
+// benchmark is one thing that can be measured by name, in under a minute if
+// nothing else is said of it.
 type benchmark struct {
 	name string
 	run  func(context.Context) ([]figure, error)
@@ -86,9 +87,19 @@ var all = []benchmark{
 	{"invite_cpu_flat", inviteCPUFlat},
 	{"invite_cpu_vs_regex", inviteCPUVsRegex},
 	{"invite_cpu_vs_floor", inviteCPUVsFloor},
+	{"profiles_apart", profilesApart},
+	{"overload_moved", overloadMoved},
+	{"node_loss", nodeLoss}, // takes five minutes
 }
 
 func main() {
+	if text := os.Getenv(nodeEnv); text != "" {
+		if err := runNode(text); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: media node:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {

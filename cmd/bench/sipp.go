@@ -170,10 +170,10 @@ func sippRun(ctx context.Context, s *sbc, scenario string, n, calls, rate int) (
 		return 0, err
 	}
 	// A socket for each caller: more than many shells allow.
-	cmd := exec.CommandContext(ctx, "sh", "-c", `ulimit -n 10240; exec sipp "$@"`, "sh", s.addr, "-sf", "call.xml", "-inf", "callers.csv", "-t", "ui", "-m", strconv.Itoa(calls), "-r", strconv.Itoa(rate),
+	cmd := exec.Command("sh", "-c", `ulimit -n 10240; exec sipp "$@"`, "sh", s.addr, "-sf", "call.xml", "-inf", "callers.csv", "-t", "ui", "-m", strconv.Itoa(calls), "-r", strconv.Itoa(rate),
 		"-l", "2000", "-max_socket", "8000", "-nostdin", "-trace_stat", "-stf", "stat.csv", "-fd", "1h", "-trace_err", "-error_file", "errors.log", "-timeout", "40s", "-timeout_error")
 	cmd.Dir = dir
-	if err := cmd.Run(); err != nil {
+	if err := runChild(ctx, cmd); err != nil {
 		why, _ := os.ReadFile(filepath.Join(dir, "errors.log")) // only for the message
 		return 0, fmt.Errorf("sipp: %w: %s", err, why[:min(len(why), 1500)])
 	}
@@ -235,7 +235,6 @@ func startNode(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() { _ = os.RemoveAll(dir) })
 	if err := os.WriteFile(filepath.Join(dir, "node.xml"), []byte(sippNode), 0o600); err != nil {
 		return err
 	}
@@ -243,12 +242,16 @@ func startNode(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "sipp", "-sf", "node.xml", "-i", host, "-p", port, "-nostdin")
+	cmd := exec.Command("sipp", "-sf", "node.xml", "-i", host, "-p", port, "-nostdin")
 	cmd.Dir = dir
-	if err := cmd.Start(); err != nil {
+	sipp, err := startChild(cmd)
+	if err != nil {
 		return err
 	}
-	go func() { _ = cmd.Wait() }() // ends with ctx
+	context.AfterFunc(ctx, func() {
+		sipp.kill()
+		_ = os.RemoveAll(dir)
+	})
 	for ctx.Err() == nil {
 		if b, _ := os.ReadFile("/proc/net/udp"); strings.Contains(string(b), fmt.Sprintf("0100007F:%04X", mustAtoi(port))) {
 			return nil
