@@ -8,17 +8,23 @@ import (
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/asterisk"
 	"github.com/bulkhead-voip/bulkhead/freeswitch"
+	"github.com/bulkhead-voip/bulkhead/kamailio"
 )
 
 type detachCmd struct {
 	stateFlags `embed:""`
 
-	Node  string `help:"The node." required:"" placeholder:"ID"`
-	Dir   string `help:"The PBX's configuration folder. Default: /etc/asterisk or /etc/freeswitch." type:"path" placeholder:"DIR"`
-	Write bool   `help:"Do it. Default: say which files would change."`
+	Node     string `help:"The node." xor:"what" required:"" placeholder:"ID"`
+	Dir      string `help:"The PBX's configuration folder. Default: /etc/asterisk or /etc/freeswitch." type:"path" placeholder:"DIR"`
+	Kamailio string `help:"In place of --node: the kamailio.cfg to which the lines of config kamailio --attach were added." xor:"what" required:"" type:"path" placeholder:"FILE"`
+	Files    string `help:"With --kamailio: the folder of Bulkhead's own files for it." default:"/etc/bulkhead/kamailio" type:"path" placeholder:"DIR"`
+	Write    bool   `help:"Do it. Default: say what would change."`
 }
 
 func (c *detachCmd) Run(ctx context.Context, a *app) error {
+	if c.Kamailio != "" {
+		return c.detachKamailio(a)
+	}
 	head, err := c.head(ctx)
 	if err != nil {
 		return err
@@ -47,6 +53,25 @@ func (c *detachCmd) Run(ctx context.Context, a *app) error {
 		fmt.Fprintln(a.out, "now: "+after)
 	default:
 		fmt.Fprintln(a.out, "these would change; add --write to do it")
+	}
+	return nil
+}
+
+func (c *detachCmd) detachKamailio(a *app) error {
+	gone, err := kamailio.Detach(c.Kamailio, c.Files, !c.Write)
+	if err != nil {
+		return err
+	}
+	for _, l := range gone {
+		fmt.Fprintln(a.out, "-", l)
+	}
+	switch {
+	case len(gone) == 0:
+		fmt.Fprintf(a.out, "nothing was added to %s\n", c.Kamailio)
+	case c.Write:
+		fmt.Fprintf(a.out, "check it with kamailio -c -f %s and restart Kamailio; the modules stay loaded, %s stays too\n", c.Kamailio, c.Files)
+	default:
+		fmt.Fprintln(a.out, "these lines would go; add --write to do it")
 	}
 	return nil
 }
