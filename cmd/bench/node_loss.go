@@ -16,7 +16,7 @@ const (
 	lossRuns = 50
 	lossRate = 40 // calls a second, over two nodes
 	// lossQuiet is how long no INVITE must have come to be the last.
-	lossQuiet = 1500 * time.Millisecond
+	lossQuiet = 1200 * time.Millisecond
 	// lossBar is within how many seconds a dead node must be left alone (P20).
 	lossBar = 2
 )
