@@ -27,12 +27,14 @@ type cell struct {
 
 	live   *route.Live
 	nodes  []*node
+	groups []*testenv.CPUGroup // in which nodes are confined
 	tables route.Tables
 }
 
 // startCell starts one with so many nodes in the standard pool and in that of
-// the dialers.
-func startCell(ctx context.Context, standard, dialers int) (_ *cell, err error) {
+// the dialers. With tell they tell how busy they are: they need a control group
+// each, or what they tell is how busy this machine is.
+func startCell(ctx context.Context, standard, dialers int, tell bool) (_ *cell, err error) {
 	c := &cell{live: &route.Live{}}
 	defer func() {
 		if err != nil {
@@ -54,8 +56,10 @@ func startCell(ctx context.Context, standard, dialers int) (_ *cell, err error) 
 		if n.SIP, err = freeUDP(); err != nil {
 			return nil, err
 		}
-		if n.Load, err = freeTCP(); err != nil {
-			return nil, err
+		if tell {
+			if n.Load, err = freeTCP(); err != nil {
+				return nil, err
+			}
 		}
 		pool := bulkhead.PoolID("standard")
 		if i >= standard {
@@ -81,10 +85,30 @@ func (c *cell) stop() error {
 	for _, n := range c.nodes {
 		n.child.kill()
 	}
-	if c.sbc == nil {
-		return nil
+	var errs []error
+	for _, g := range c.groups {
+		errs = append(errs, g.Remove())
 	}
-	return c.sbc.stop()
+	if c.sbc != nil {
+		errs = append(errs, c.sbc.stop())
+	}
+	return errors.Join(errs...)
+}
+
+// confine gives nodes so many CPUs together, in a control group, as if they
+// were on a host of their own.
+func (c *cell) confine(cpus float64, nodes ...*node) (*testenv.CPUGroup, error) {
+	g, err := testenv.NewCPUGroup(cpus)
+	if err != nil {
+		return nil, fmt.Errorf("this needs root and the CPU controller of control groups: %w", err)
+	}
+	c.groups = append(c.groups, g)
+	for _, n := range nodes {
+		if err := g.Add(n.child.cmd.Process.Pid); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
 }
 
 // dispatch runs the dispatcher service of the SBC as it is shipped, and
@@ -111,7 +135,7 @@ func (c *cell) dispatch(ctx context.Context) (_ *dispatcher.Watch, stop func(), 
 			return fmt.Errorf("the SBC does not hold the tables: %s", s.LastError)
 		}
 		for _, n := range watch.Nodes() {
-			if n.Weight < 100 || n.OptionsSeconds == 0 || n.Load == nil {
+			if n.Weight < 100 || n.OptionsSeconds == 0 || (n.Agent != "none" && n.Load == nil) {
 				return fmt.Errorf("node %s takes no calls: %+v", n.Node, n)
 			}
 		}
@@ -242,15 +266,6 @@ func failed(calls []called) (n int) {
 		}
 	}
 	return n
-}
-
-// cpuGroup makes a control group that may use so many CPUs.
-func cpuGroup(cpus float64) (*testenv.CPUGroup, error) {
-	g, err := testenv.NewCPUGroup(cpus)
-	if err != nil {
-		return nil, fmt.Errorf("this needs root and the CPU controller of control groups: %w", err)
-	}
-	return g, nil
 }
 
 func freeTCP() (string, error) {

@@ -24,7 +24,7 @@ import (
 const nodeEnv = "BULKHEAD_BENCH_NODE"
 
 // nodeConfig says where a media node takes calls, and where it tells how busy
-// it is.
+// it is; empty: nowhere.
 type nodeConfig struct {
 	ID   bulkhead.NodeID
 	SIP  string
@@ -47,15 +47,17 @@ func runNode(text string) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	load := configsvc.NewLoad(c.ID, os.Getpid, nil, slog.New(slog.DiscardHandler))
-	l, err := net.Listen("tcp", c.Load)
-	if err != nil {
-		return err
+	if c.Load != "" {
+		load := configsvc.NewLoad(c.ID, os.Getpid, nil, slog.New(slog.DiscardHandler))
+		l, err := net.Listen("tcp", c.Load)
+		if err != nil {
+			return err
+		}
+		srv := &http.Server{Handler: load.Handler(func(string, string) bool { return false }), ReadTimeout: time.Second, WriteTimeout: time.Second}
+		defer srv.Close()                 //nolint:errcheck // the process ends
+		go func() { _ = load.Run(ctx) }() // ends with ctx
+		go func() { _ = srv.Serve(l) }()  // ends with Close
 	}
-	srv := &http.Server{Handler: load.Handler(func(string, string) bool { return false }), ReadTimeout: time.Second, WriteTimeout: time.Second}
-	defer srv.Close()                      //nolint:errcheck // the process ends
-	go func() { _ = load.Run(ctx) }()      // ends with ctx
-	go func() { _ = srv.Serve(l) }()       // ends with Close
 	_, err = io.Copy(io.Discard, os.Stdin) // until whoever started it ends it, or ends
 	return err
 }

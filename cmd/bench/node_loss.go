@@ -24,7 +24,7 @@ const (
 // nodeLoss kills a node of two with SIGKILL in the middle of calls and times
 // the last call that Kamailio still sends it first.
 func nodeLoss(ctx context.Context) (_ []figure, err error) {
-	c, err := startCell(ctx, 2, 0)
+	c, err := startCell(ctx, 2, 0, false)
 	if err != nil {
 		return nil, err
 	}

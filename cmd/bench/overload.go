@@ -13,26 +13,22 @@ import (
 const (
 	overloadRuns = 10
 	overloadRate = 20
-	overloadCPUs = 0.3 // of the node
+	overloadCPUs = 0.3 // of each node
 )
 
 // overloadMoved burns a node's CPU, in a control group of its own, and times
 // the last new call that still goes there.
 func overloadMoved(ctx context.Context) (_ []figure, err error) {
-	c, err := startCell(ctx, 2, 0)
+	c, err := startCell(ctx, 2, 0, true)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	group, err := cpuGroup(overloadCPUs)
+	group, err := c.confine(overloadCPUs, c.nodes[0])
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		c.nodes[0].child.kill()
-		err = errors.Join(err, group.Remove())
-	}()
-	if err := group.Add(c.nodes[0].child.cmd.Process.Pid); err != nil {
+	if _, err := c.confine(overloadCPUs, c.nodes[1]); err != nil {
 		return nil, err
 	}
 	var seconds []float64

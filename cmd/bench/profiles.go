@@ -23,31 +23,17 @@ const (
 // with and without a storm in the high_volume pool, whose CPU is used up. Both
 // pools have a control group of their own, as nodes have hosts, and one SBC.
 func profilesApart(ctx context.Context) (_ []figure, err error) {
-	c, err := startCell(ctx, 2, 2)
+	c, err := startCell(ctx, 2, 2, true)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	var groups []*testenv.CPUGroup
-	defer func() {
-		for _, n := range c.nodes {
-			n.child.kill()
-		}
-		for _, g := range groups {
-			err = errors.Join(err, g.Remove())
-		}
-	}()
-	for i, cpus := range []float64{standardCPUs, stormCPUs} {
-		g, err := cpuGroup(cpus)
-		if err != nil {
-			return nil, err
-		}
-		groups = append(groups, g)
-		for _, n := range c.nodes[2*i : 2*i+2] {
-			if err := g.Add(n.child.cmd.Process.Pid); err != nil {
-				return nil, err
-			}
-		}
+	if _, err := c.confine(standardCPUs, c.nodes[:2]...); err != nil {
+		return nil, err
+	}
+	high, err := c.confine(stormCPUs, c.nodes[2:]...)
+	if err != nil {
+		return nil, err
 	}
 	_, stop, err := c.dispatch(ctx)
 	if err != nil {
@@ -60,7 +46,7 @@ func profilesApart(ctx context.Context) (_ []figure, err error) {
 		if err != nil {
 			return nil, err
 		}
-		x, s, err := c.besideStorm(ctx, groups[1], fmt.Sprintf("storm-%d", i))
+		x, s, err := c.besideStorm(ctx, high, fmt.Sprintf("storm-%d", i))
 		if err != nil {
 			return nil, err
 		}
