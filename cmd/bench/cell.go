@@ -175,8 +175,8 @@ type called struct {
 	node  string        // ip:port that answered
 }
 
-// callers place calls for one tenant at a steady rate.
-type callers struct {
+// cellCallers place calls for one tenant at a steady rate.
+type cellCallers struct {
 	phone  *siptest.Phone
 	stop   context.CancelFunc
 	placed sync.WaitGroup
@@ -187,22 +187,22 @@ type callers struct {
 }
 
 // begunBy returns when a call was begun.
-func (k *callers) begunBy(id string) time.Time {
+func (k *cellCallers) begunBy(id string) time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.begun[id]
 }
 
-// call places rate calls a second for a tenant until the callers are finished.
+// call places rate calls a second for a tenant until they are finished.
 // Each is hung up at once.
-func (c *cell) call(ctx context.Context, tenant, rate int, name string) (*callers, error) {
+func (c *cell) call(ctx context.Context, tenant, rate int, name string) (*cellCallers, error) {
 	phone, err := siptest.NewPhone(siptest.PhonesConfig{Listen: netip.AddrPortFrom(sbcSource(tenant), 0).String(), Proxy: c.addr},
 		siptest.PhoneConfig{User: "4930987", Domain: "carrier.example"})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	k := &callers{phone: phone, stop: cancel, begun: map[string]time.Time{}}
+	k := &cellCallers{phone: phone, stop: cancel, begun: map[string]time.Time{}}
 	k.placed.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
@@ -218,9 +218,9 @@ func (c *cell) call(ctx context.Context, tenant, rate int, name string) (*caller
 	return k, nil
 }
 
-// place makes one call. It does not end with the callers' context: a call that
+// place makes one call. It does not end with the context of call: a call that
 // was begun is seen through.
-func (k *callers) place(target, id string) {
+func (k *cellCallers) place(target, id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	p := called{begun: time.Now()}
@@ -245,14 +245,14 @@ func (k *callers) place(target, id string) {
 }
 
 // soFar returns the calls that were answered or refused already.
-func (k *callers) soFar() []called {
+func (k *cellCallers) soFar() []called {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.calls[:len(k.calls):len(k.calls)]
 }
 
 // finish places no more calls, waits for those that were begun, and returns all.
-func (k *callers) finish() ([]called, error) {
+func (k *cellCallers) finish() ([]called, error) {
 	k.stop()
 	k.placed.Wait()
 	return k.calls, k.phone.Close()

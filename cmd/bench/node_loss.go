@@ -94,7 +94,7 @@ func (c *cell) lose(ctx context.Context, name string) (last time.Duration, calls
 }
 
 // answeredBy returns nil when so many calls were answered at addr.
-func (k *callers) answeredBy(addr string, want int) error {
+func (k *cellCallers) answeredBy(addr string, want int) error {
 	n := 0
 	for _, p := range k.soFar() {
 		if p.node == addr {
@@ -151,7 +151,7 @@ func (h *hole) read() {
 
 // lastOf returns how long after killed the last call came here that was begun
 // since then: of others only a repetition may have been seen.
-func (h *hole) lastOf(k *callers, killed time.Time) (last time.Duration) {
+func (h *hole) lastOf(k *cellCallers, killed time.Time) (last time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, at := range h.first {
