@@ -202,7 +202,7 @@ func requests(ctx context.Context, target string, bodies [][]byte) (float64, err
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: xmlClients, DisableCompression: true}}
 	defer client.CloseIdleConnections()
 	return perSecond(ctx, func(rnd *rand.Rand) error {
-		return request(ctx, client, http.MethodPost, target, bodies[rnd.IntN(len(bodies))])
+		return request(ctx, client, benchNode, http.MethodPost, target, bodies[rnd.IntN(len(bodies))])
 	})
 }
 
@@ -232,12 +232,12 @@ func perSecond(ctx context.Context, one func(rnd *rand.Rand) error) (float64, er
 	return float64(total) / time.Since(start).Seconds(), errors.Join(append(errs, ctx.Err())...)
 }
 
-func request(ctx context.Context, client *http.Client, method, target string, body []byte) error {
+func request(ctx context.Context, client *http.Client, who, method, target string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	req.SetBasicAuth(benchNode, benchToken)
+	req.SetBasicAuth(who, benchToken)
 	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}

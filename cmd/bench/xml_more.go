@@ -101,7 +101,7 @@ func modCurl(ctx context.Context) ([]figure, error) {
 			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: xmlClients, DisableCompression: true}}
 			defer client.CloseIdleConnections()
 			return perSecond(ctx, func(rnd *rand.Rand) error {
-				return request(ctx, client, http.MethodGet, "http://"+addr+curlPath+"?"+query(rnd.IntN(xmlTenants)), nil)
+				return request(ctx, client, benchNode, http.MethodGet, "http://"+addr+curlPath+"?"+query(rnd.IntN(xmlTenants)), nil)
 			})
 		}
 	}
@@ -163,7 +163,7 @@ func latencies(ctx context.Context, target string, bodies [][]byte, n int, pause
 	out := make([]float64, 0, n)
 	for range n {
 		start := time.Now()
-		if err := request(ctx, client, http.MethodPost, target, bodies[rnd.IntN(len(bodies))]); err != nil {
+		if err := request(ctx, client, benchNode, http.MethodPost, target, bodies[rnd.IntN(len(bodies))]); err != nil {
 			return nil, err
 		}
 		out = append(out, float64(time.Since(start).Nanoseconds())/1e3)
@@ -241,7 +241,7 @@ func flood(ctx context.Context, target string, body []byte) (asked func() int, e
 	for range fairFlood {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				err := request(ctx, client, http.MethodPost, target, body)
+				err := request(ctx, client, benchNode, http.MethodPost, target, body)
 				refused := err != nil && strings.Contains(err.Error(), "status 503")
 				mu.Lock()
 				total++
