@@ -242,7 +242,7 @@ func (r *Remote) take(e feedEvent) {
 	switch {
 	case e.keys != nil:
 		if r.o.Keyring != nil {
-			r.o.Keyring.put(*e.keys)
+			r.o.Keyring.told(r.o.Token, *e.keys)
 		}
 	case e.snapshot != nil:
 		changed = true

@@ -194,11 +194,11 @@ func (f *Feed) serve(ctx context.Context, s *feedStream, c *feedCell, at mark) e
 	}
 }
 
-// keysLine returns the line of a cell's keys, nil if they are not known yet,
-// and what is closed when there may be others.
+// keysLine returns the line of a cell's keys, nil if they are not known yet
+// or the registry is empty, and what is closed when there may be others.
 func (f *Feed) keysLine(cell bulkhead.CellID) ([]byte, <-chan struct{}, error) {
 	list, known, changed := f.keys.next()
-	if !known {
+	if !known || f.last() == 0 {
 		return nil, changed, nil
 	}
 	list = keysIn(list, cell)

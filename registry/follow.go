@@ -296,11 +296,7 @@ func (r *run) save(ctx context.Context) {
 	for range r.unsaved {
 		began := time.Now()
 		state := r.at.whole()
-		var keys []Key
-		if r.Keyring != nil {
-			keys, _, _ = r.Keyring.next()
-		}
-		if err := r.LastGood.Save(state, keys); err != nil {
+		if err := r.LastGood.Save(state, r.keysToSave()); err != nil {
 			r.metrics.saveFailures.Inc()
 			r.log.Error("cannot keep the last known good configuration", "err", err)
 		} else {
@@ -311,6 +307,23 @@ func (r *run) save(ctx context.Context) {
 		case <-time.After(max(minSavePause, saveShare*time.Since(began))):
 		}
 	}
+}
+
+// keysToSave returns the keys that belong to what is saved. Those of the last
+// start stay while nobody has said yet which there are now.
+func (r *run) keysToSave() []Key {
+	if r.Keyring == nil {
+		return nil
+	}
+	keys, news, _ := r.Keyring.next()
+	if len(keys) > 0 || news {
+		return keys
+	}
+	if _, saved, err := r.LastGood.Load(); err == nil {
+		r.Keyring.restore(saved.Keys)
+	}
+	keys, _, _ = r.Keyring.next()
+	return keys
 }
 
 // follows makes one change of revisions, which must follow each other, and

@@ -35,6 +35,7 @@ type Keyring struct {
 	list    []Key
 	byHash  map[keyHash]Key
 	revoked []keyHash // of which the feed said so
+	doubted []Key     // what a feed told that left out the key it was opened with
 	changed chan struct{}
 }
 
@@ -47,11 +48,41 @@ func (k *Keyring) Find(secret string) (Key, bool) {
 	return key, ok
 }
 
-// put replaces all keys.
-func (k *Keyring) put(list []Key) {
+// stored makes the keys those of a store. One of which the store has no row
+// was not revoked, which leaves its row there, but lost, as all are in a store
+// that was emptied: it stays until this process ends.
+func (k *Keyring) stored(rows []tokenRow) {
+	if len(rows) == 0 {
+		return // a store without any knows less than what was on disk
+	}
+	list, there := goodKeys(rows), make(map[string]bool, len(rows))
+	for i := range rows {
+		there[rows[i].ID] = true
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	for _, key := range k.list {
+		if !there[key.Token] && len(list) < MaxTokens {
+			list = append(list, key)
+		}
+	}
+	slices.SortFunc(list, func(a, b Key) int { return strings.Compare(a.Token, b.Token) })
 	k.known = true
+	k.set(list)
+}
+
+// told makes the keys those of a feed that was opened with a secret. A list
+// that lacks a key of that secret that was there is believed only when the
+// secret was revoked: else its server has lost tokens.
+func (k *Keyring) told(secret string, list []Key) {
+	own := keyHash(sha256.Sum256([]byte(secret)))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, had := k.byHash[own]; had && !slices.ContainsFunc(list, func(key Key) bool { return slices.Equal(key.Hash, own[:]) }) {
+		k.doubted = list
+		return
+	}
+	k.known, k.doubted = true, nil
 	k.set(list)
 }
 
@@ -71,6 +102,9 @@ func (k *Keyring) revoke(secret string) {
 	sum := keyHash(sha256.Sum256([]byte(secret)))
 	if !slices.Contains(k.revoked, sum) {
 		k.revoked = append(k.revoked, sum)
+		if k.doubted != nil {
+			k.list, k.doubted = k.doubted, nil
+		}
 		k.set(k.list)
 	}
 }
@@ -104,14 +138,15 @@ func (k *Keyring) next() (list []Key, news bool, changed <-chan struct{}) {
 // KeepKeys fills the ring with the keys that the store holds, and goes on
 // doing so until ctx ends; then it returns nil. A token that was made or
 // revoked is so in the ring within half a second. While the store does not
-// answer, the ring stays as it is.
+// answer, the ring stays as it is, and a store that lost tokens takes none
+// out of it.
 func (k *Tokens) KeepKeys(ctx context.Context, ring *Keyring) error {
 	tick := time.NewTicker(keysPoll)
 	defer tick.Stop()
 	for have := ""; ; {
 		if version, err := k.rows.tokensVersion(ctx); err == nil && version != have {
 			if rows, err := k.rows.tokens(ctx); err == nil {
-				ring.put(goodKeys(rows))
+				ring.stored(rows)
 				have = version
 			}
 		}
@@ -131,7 +166,6 @@ func goodKeys(rows []tokenRow) []Key {
 			out = append(out, Key{Token: t.ID, Node: t.Node, SBC: t.SBC, Cell: t.Cell, Hash: t.Hash})
 		}
 	}
-	slices.SortFunc(out, func(a, b Key) int { return strings.Compare(a.Token, b.Token) })
 	return out
 }
 

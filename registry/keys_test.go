@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"sync"
 	"testing"
@@ -136,6 +137,44 @@ func TestFeedKeys(t *testing.T) {
 	}
 }
 
+// TestKeyringLoss: what a store or a feed leaves out is lost, not revoked.
+func TestKeyringLoss(t *testing.T) {
+	row := func(id, secret string, revoked time.Time) tokenRow {
+		sum := sha256.Sum256([]byte(secret))
+		return tokenRow{Token{ID: id, Scope: ScopeNode, Node: "fs1", Cell: "cell1", Revoked: revoked}, sum[:]}
+	}
+	mine, other, made := row("a", "mine", time.Time{}), row("b", "other", time.Time{}), row("c", "made", time.Time{})
+	var store Keyring
+	store.stored([]tokenRow{mine, other})
+	store.stored(nil)
+	if !store.has("mine")() || !store.has("other")() {
+		t.Error("a store without tokens took keys away")
+	}
+	store.stored([]tokenRow{made, row("b", "other", time.Unix(1, 0))})
+	if !store.has("mine")() || !store.has("made")() {
+		t.Error("a store that lost a token took its key away")
+	}
+	if store.has("other")() {
+		t.Error("a revoked token is good")
+	}
+	var feed Keyring
+	feed.told("mine", goodKeys([]tokenRow{mine, other}))
+	feed.told("mine", goodKeys([]tokenRow{made}))
+	if !feed.has("mine")() || !feed.has("other")() || feed.has("made")() {
+		t.Error("a list without the feed's own key was believed")
+	}
+	feed.revoke("mine")
+	if feed.has("mine")() || feed.has("other")() || !feed.has("made")() {
+		t.Error("the list was right, and is not believed after its token was revoked")
+	}
+	var fresh Keyring
+	fresh.stored(nil)
+	fresh.restore(goodKeys([]tokenRow{mine}))
+	if !fresh.has("mine")() {
+		t.Error("an empty store hides what was on disk")
+	}
+}
+
 // TestFeedTwoServers: with one dead, the other is followed, from the changes.
 func TestFeedTwoServers(t *testing.T) {
 	server := newSQLite(t)
@@ -168,6 +207,20 @@ func TestEmptiedRegistry(t *testing.T) {
 	commit(t, s.store, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(1)}})
 	w := follow(t, s.URL, s.token(t, Token{Scope: ScopeAdmin}), nil)
 	eventually(t, "revision 2", w.at(2))
+	dir := t.TempDir()
+	good := openLastGood(t, dir)
+	secret := s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell1"})
+	node := follow(t, s.URL, secret, good)
+	var ring Keyring // of a process at the store
+	keeping, stopKeeping := context.WithCancel(t.Context())
+	var keepers sync.WaitGroup
+	keepers.Go(func() { _ = s.store.Tokens().KeepKeys(keeping, &ring) })
+	defer keepers.Wait()
+	defer stopKeeping()
+	eventually(t, "everybody has the node's key", func() bool {
+		_, saved, err := good.Load()
+		return ring.has(secret)() && node.keys.has(secret)() && err == nil && len(saved.Keys) == 1
+	})
 	direct := &Follower{Store: server.open(t), Apply: func(u Update) error {
 		if u.Revision == 0 {
 			return errors.New("it was emptied")
@@ -195,6 +248,19 @@ func TestEmptiedRegistry(t *testing.T) {
 		t.Errorf("the follower has revision %d with %d tenants", got.Revision, len(got.Tenants))
 	}
 
+	eventually(t, "the node's feed has ended", func() bool { return !node.remote.Status().Connected })
+	made := s.token(t, Token{Scope: ScopeNode, Node: "fs2", Cell: "cell1"})
+	eventually(t, "the emptied store's tokens were read", ring.has(made))
+	if !ring.has(secret)() || !node.keys.has(secret)() {
+		t.Error("the node's key was lost with the store")
+	}
+	node.stop()
+	if _, saved, err := good.Load(); err != nil || len(saved.Keys) != 1 {
+		t.Errorf("on disk there are keys %v, %v", saved.Keys, err)
+	}
+	node = follow(t, s.URL, secret, openLastGood(t, dir))
+	eventually(t, "the node's key after a restart", node.keys.has(secret))
+
 	backup, err := ReadBackup(&saved)
 	if err != nil {
 		t.Fatal(err)
@@ -205,4 +271,6 @@ func TestEmptiedRegistry(t *testing.T) {
 	commit(t, s.store, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(2)}})
 	eventually(t, "the direct one follows again", func() bool { st := direct.Status(); return st.Following && st.Revision == 2 })
 	eventually(t, "the follower has both tenants", func() bool { return len(w.now().Tenants) == 2 })
+	eventually(t, "the node has both tenants", func() bool { return len(node.now().Tenants) == 2 })
+	eventually(t, "the node knows the tokens of before and after", func() bool { return node.keys.has(secret)() && node.keys.has(made)() })
 }
