@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -24,10 +25,10 @@ const (
 
 // ServeHTTP serves one follower: GET with a Bearer token, and in the query
 // "after" and "line", the revision that the follower has, and "cell", to see
-// one cell only. A node's or SBC's token opens its own cell, an admin's
-// everything; nobody else's does, since digest secrets are in it. The answer
-// is application/x-ndjson and does not end by itself. It ends within a second
-// after the token was revoked.
+// one cell only. A node's or SBC's token opens its own cell while the node or
+// SBC is in it, an admin's everything; nobody else's does, since digest secrets
+// are in it. The answer is application/x-ndjson and does not end by itself. It
+// ends within a second after the token was revoked, or its node or SBC left.
 func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		w.Header().Set("Allow", http.MethodGet)
@@ -55,19 +56,25 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, err := f.enter(cell)
+	if err == nil {
+		defer f.leave(c)
+		if err = f.left(&t); err != nil {
+			f.refuse(w, http.StatusForbidden, "urn:bulkhead:forbidden", err.Error())
+			return
+		}
+	}
 	if err != nil {
 		w.Header().Set("Retry-After", "1")
 		f.refuse(w, http.StatusServiceUnavailable, "urn:bulkhead:unavailable", err.Error())
 		return
 	}
-	defer f.leave(c)
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	s := newFeedStream(w, r)
 	var checking sync.WaitGroup
 	defer checking.Wait()
 	defer cancel()
-	checking.Go(func() { f.recheck(ctx, secret, func() { cancel(); s.abort() }) })
+	checking.Go(func() { f.recheck(ctx, secret, &t, func() { cancel(); s.abort() }) })
 	if err := f.serve(ctx, s, c, askedMark(r)); err != nil && ctx.Err() == nil {
 		f.log.Info("a follower of the feed is gone", "token", t.ID, "node", t.Node, "err", err)
 	}
@@ -82,6 +89,37 @@ func feedScope(t *Token, asked bulkhead.CellID) (bulkhead.CellID, bool) {
 		return t.Cell, t.Cell != "" && (asked == "" || asked == t.Cell)
 	}
 	return "", false
+}
+
+// left returns why a token does not open its cell any more: the node or SBC
+// that it was made for is not there.
+func (f *Feed) left(t *Token) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var what string
+	var there bool
+	var cell bulkhead.CellID
+	switch t.Scope {
+	case ScopeNode:
+		what = fmt.Sprintf("node %q", t.Node)
+		if n := f.frame.Nodes[t.Node]; n != nil && f.frame.Pools[n.Pool] != nil {
+			there, cell = true, f.frame.Pools[n.Pool].Cell
+		}
+	case ScopeSBC:
+		what = fmt.Sprintf("SBC %q", t.SBC)
+		if b := f.frame.SBCs[t.SBC]; b != nil {
+			there, cell = true, b.Cell
+		}
+	default:
+		return nil
+	}
+	switch {
+	case !there:
+		return fmt.Errorf("%s, whose token this is, is not in the registry: %w", what, bulkhead.Denied)
+	case cell != t.Cell:
+		return fmt.Errorf("the token is for %s in cell %q, and it is in cell %q: make another token for it: %w", what, t.Cell, cell, bulkhead.Denied)
+	}
+	return nil
 }
 
 // askedMark is what the follower says that it has. What it has not said
@@ -117,7 +155,7 @@ func (f *Feed) refuse(w http.ResponseWriter, status int, kind, detail string) {
 
 // recheck calls end when the token is worth nothing any more. A store that
 // does not answer is no reason.
-func (f *Feed) recheck(ctx context.Context, secret string, end func()) {
+func (f *Feed) recheck(ctx context.Context, secret string, t *Token, end func()) {
 	tick := time.NewTicker(feedRecheck)
 	defer tick.Stop()
 	for {
@@ -128,6 +166,11 @@ func (f *Feed) recheck(ctx context.Context, secret string, end func()) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if err := f.left(t); err != nil {
+			f.log.Info("a follower's feed is ended", "token", t.ID, "err", err)
+			end()
+			return
 		}
 		soon, cancel := context.WithTimeout(ctx, feedRecheck)
 		_, err := f.store.Tokens.Authenticate(soon, secret)

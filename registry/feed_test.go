@@ -162,10 +162,12 @@ func TestFeed(t *testing.T) {
 	eachStore(t, func(t *testing.T, open func() office) {
 		s := newFeedServer(t, open())
 		writer := open() // another process
-		commit(t, writer, 0, twoCells())
+		cells := twoCells()
+		cells.Nodes = append(cells.Nodes, bulkhead.Node{ID: "fs7", Pool: "bulk2", SIP: "127.0.0.1:5097"}) // stays in cell2
+		commit(t, writer, 0, cells)
 		commit(t, writer, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenantIn(0, "cell1"), tenantIn(1, "cell1"), tenantIn(2, "cell2")}})
 		one := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell1"}), nil)
-		two := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs9", Cell: "cell2"}), nil)
+		two := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs7", Cell: "cell2"}), nil)
 		all := follow(t, s.URL, s.token(t, Token{Scope: ScopeAdmin}), nil)
 		check := func(n bulkhead.RevisionNumber) {
 			t.Helper()
@@ -384,7 +386,10 @@ func TestFeedScopes(t *testing.T) {
 		{"a node's", node, "", 200, "t00000", "t00001"},
 		{"a node's, of its cell", node, "?cell=cell1", 200, "t00000", "t00001"},
 		{"a node's, of another cell", node, "?cell=cell2", 403, "", ""},
-		{"a node's of a cell that is not there", s.token(t, Token{Scope: ScopeNode, Node: "x", Cell: "cell7"}), "", 200, "snapshot", "t0000"},
+		{"a node's that is not there", s.token(t, Token{Scope: ScopeNode, Node: "x", Cell: "cell1"}), "", 403, "", ""},
+		{"a node's of a cell that is not there", s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell7"}), "", 403, "", ""},
+		{"a node's of a cell that it has left", s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell2"}), "", 403, "", ""},
+		{"an SBC's of a cell that it has left", s.token(t, Token{Scope: ScopeSBC, SBC: "sbc9", Cell: "cell1"}), "", 403, "", ""},
 		{"an SBC's", s.token(t, Token{Scope: ScopeSBC, SBC: "sbc9", Cell: "cell2"}), "", 200, "t00001", "t00000"},
 		{"an SBC's, of another cell", s.token(t, Token{Scope: ScopeSBC, SBC: "sbc9", Cell: "cell2"}), "?cell=cell1", 403, "", ""},
 		{"a reader's", s.token(t, Token{Scope: ScopeRead}), "", 403, "", ""},
@@ -420,6 +425,33 @@ func TestFeedScopes(t *testing.T) {
 	if post.Code != http.StatusMethodNotAllowed || post.Header().Get("Allow") != http.MethodGet {
 		t.Errorf("POST: %v", post.Result().Status)
 	}
+}
+
+// TestFeedLeft: who leaves a cell, or the registry, sees nothing more of it.
+func TestFeedLeft(t *testing.T) {
+	s := newFeedServer(t, newSQLite(t))
+	commit(t, s.store, 0, twoCells())
+	mover := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell1"}), nil)
+	gone := follow(t, s.URL, s.token(t, Token{Scope: ScopeSBC, SBC: "sbc1", Cell: "cell1"}), nil)
+	stays := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs2", Cell: "cell1"}), nil)
+	for _, w := range []*feedFollower{mover, gone, stays} {
+		eventually(t, "the first revision", w.at(1))
+	}
+	commit(t, s.store, 1, bulkhead.Change{
+		Nodes:  []bulkhead.Node{{ID: "fs1", Pool: "standard2", SIP: "127.0.0.1:5081"}},
+		Delete: bulkhead.Deletion{SBCs: []bulkhead.SBCID{"sbc1"}},
+	})
+	eventually(t, "the node that moved is told why its feed ended", func() bool {
+		return strings.Contains(mover.f.Status().Err, "403") && strings.Contains(mover.f.Status().Err, "make another token")
+	})
+	eventually(t, "the SBC that is gone is told so", func() bool { return strings.Contains(gone.f.Status().Err, "not in the registry") })
+	commit(t, s.store, 2, bulkhead.Change{Tenants: []bulkhead.Tenant{tenantIn(1, "cell1")}})
+	eventually(t, "who stays goes on", stays.at(3))
+	if mover.now().Tenants["t00001"] != nil || gone.now().Tenants["t00001"] != nil {
+		t.Error("who left the cell sees what came later")
+	}
+	arrived := follow(t, s.URL, s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell2"}), nil)
+	eventually(t, "with another token it follows its cell", arrived.at(3))
 }
 
 // TestFeedOtherWay: the store lost revisions and made others of their numbers.

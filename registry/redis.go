@@ -292,10 +292,16 @@ const commitScript = `
 local head = redis.call('GET', KEYS[1]) or '0:'
 if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[3] then return {1, head} end
 redis.call('HLEN', KEYS[3])
+redis.call('HLEN', KEYS[4])
+redis.call('GET', KEYS[5])
 if head ~= ARGV[1] then return {0, head} end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
-local i = 7
-for _ = 1, tonumber(ARGV[6]) do
+for id in string.gmatch(ARGV[6], '%S+') do
+	redis.call('HSETNX', KEYS[4], id, ARGV[7])
+	redis.call('INCR', KEYS[5])
+end
+local i = 9
+for _ = 1, tonumber(ARGV[8]) do
 	redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 	i = i + 2
 end
@@ -339,8 +345,12 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 		return fmt.Errorf("the change is too large for one commit in Redis: %w: split it", bulkhead.Invalid)
 	}
 	next := mark{r.Number, lineOf(r)}
-	args := append([]any{head.text(), uint64(r.Number), text, next.text(), s.key("commits")}, objects...)
-	keys := []string{s.key("head"), s.key("revisions"), s.key("objects")}
+	tokens, err := s.keys.ofTenants(ctx, change.Delete.Tenants)
+	if err != nil {
+		return err
+	}
+	args := append([]any{head.text(), uint64(r.Number), text, next.text(), s.key("commits"), strings.Join(tokens, " "), micros(r.Time)}, objects...)
+	keys := []string{s.key("head"), s.key("revisions"), s.key("objects"), s.key("tokens_revoked"), s.key("tokens_version")}
 	var done *redis.Cmd
 	var copies *redis.IntCmd
 	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {

@@ -48,6 +48,15 @@ func (s *SQLite) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bu
 	if err := writeObjects(ctx, tx, r.Number, change); err != nil {
 		return err
 	}
+	tokens, err := s.keys.ofTenants(ctx, change.Delete.Tenants)
+	if err != nil {
+		return err
+	}
+	for _, id := range tokens {
+		if _, err := tx.ExecContext(ctx, `UPDATE token SET revoked_us = ? WHERE id = ? AND revoked_us = 0`, micros(r.Time), id); err != nil {
+			return err
+		}
+	}
 	return tx.Commit()
 }
 

@@ -214,6 +214,30 @@ func (k *Tokens) Revoke(ctx context.Context, id string) error {
 	return k.rows.revokeToken(ctx, id, k.now())
 }
 
+// ofTenants returns the ids of the good tokens of tenants. Whoever commits
+// that tenants are gone revokes them with that: the next tenant of the same
+// id is somebody else.
+func (k *Tokens) ofTenants(ctx context.Context, gone []bulkhead.TenantID) ([]string, error) {
+	if len(gone) == 0 {
+		return nil, nil
+	}
+	rows, err := k.rows.tokens(ctx)
+	if err != nil {
+		return nil, err
+	}
+	deleted := make(map[bulkhead.TenantID]bool, len(gone))
+	for _, id := range gone {
+		deleted[id] = true
+	}
+	var out []string
+	for i := range rows {
+		if t := &rows[i]; t.Scope == ScopeTenant && t.Revoked.IsZero() && deleted[t.Tenant] {
+			out = append(out, t.ID)
+		}
+	}
+	return out, nil
+}
+
 // List returns all tokens in the order in which they were made, revoked ones too.
 func (k *Tokens) List(ctx context.Context) ([]Token, error) {
 	rows, err := k.list(ctx)

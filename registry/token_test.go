@@ -123,6 +123,43 @@ func refused(t *testing.T, a, b *Tokens, secrets []string) {
 	}
 }
 
+// TestTenantTokenEnds: a tenant's token ends with it, and does not open the
+// next tenant of that id.
+func TestTenantTokenEnds(t *testing.T) {
+	eachStore(t, func(t *testing.T, open func() office) {
+		s := open()
+		commit(t, s, 0, example(3))
+		made := map[string]string{}
+		for name, tok := range map[string]Token{
+			"gone": {Scope: ScopeTenant, Tenant: "t00001"}, "stays": {Scope: ScopeTenant, Tenant: "t00002"}, "admin": {Scope: ScopeAdmin},
+		} {
+			secret, _, err := s.Tokens().Create(t.Context(), tok)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made[name] = secret
+		}
+		before, err := s.Tokens().rows.tokensVersion(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit(t, s, 1, bulkhead.Change{Delete: bulkhead.Deletion{Tenants: []bulkhead.TenantID{"t00001"}}})
+		commit(t, s, 2, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(1)}})
+		other := open().Tokens()
+		if _, err := other.Authenticate(t.Context(), made["gone"]); !errors.Is(err, ErrRevoked) {
+			t.Errorf("the token of a tenant that was deleted: %v", err)
+		}
+		for _, name := range []string{"stays", "admin"} {
+			if _, err := other.Authenticate(t.Context(), made[name]); err != nil {
+				t.Errorf("the token %q: %v", name, err)
+			}
+		}
+		if after, err := other.rows.tokensVersion(t.Context()); err != nil || after == before {
+			t.Errorf("the version of the tokens is %q still, %v", after, err)
+		}
+	})
+}
+
 func TestTokensLastUsed(t *testing.T) {
 	eachStore(t, func(t *testing.T, open func() office) {
 		a, b := open().Tokens(), open().Tokens()
