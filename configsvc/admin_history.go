@@ -136,7 +136,7 @@ func (a *Admin) listRevisions(r *http.Request, p *principal) (*answer, error) {
 	}
 	slices.Reverse(items)
 	out := map[string]any{"items": items, "revision": head.Revision}
-	if from > 1 {
+	if from > 1 && int64(len(items)) == before-from { // history may begin later than with 1
 		out["next"] = strconv.FormatInt(from, 10)
 	}
 	return &answer{status: http.StatusOK, body: out, revision: head.Revision, tagged: true}, nil

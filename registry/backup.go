@@ -17,7 +17,15 @@ type Backed interface {
 	Store
 	Tokens() *Tokens
 	Audit() *Audit
+	// commitAfter is Commit that numbers the revision parent+1; parent is base,
+	// or more when base is 0.
+	commitAfter(ctx context.Context, base, parent bulkhead.RevisionNumber, r bulkhead.Revision) (bulkhead.Revision, error)
 }
+
+// restoreStep: what is restored into an empty store gets the next number that
+// is a multiple of it. Those that revisions made after the backup had, and
+// that records of calls name, are not given again.
+const restoreStep = 100_000
 
 // BackupOptions say what a backup holds besides the state and the tokens.
 type BackupOptions struct {
@@ -100,8 +108,7 @@ type RestoreOptions struct {
 	Message string
 	// DryRun finds out what would be done, and does nothing.
 	DryRun bool
-	// Base, if not 0, is the head that must still be there: the Parent of the
-	// revision that a dry run showed.
+	// Base, if not 0, is the head that must still be there.
 	Base bulkhead.RevisionNumber
 	// Tokens restores the tokens that are not there; those that are stay as they are.
 	Tokens bool
@@ -119,7 +126,8 @@ type Restored struct {
 }
 
 // Restore makes the head of a store, which may be in use, what the backup
-// says, as one revision. It returns bulkhead.Conflict when the head is not
+// says, as one revision. In an empty store that is the first, with a number
+// above all that the backup's registry is likely to have had. It returns bulkhead.Conflict when the head is not
 // o.Base, or others commit all the time, and bulkhead.Invalid when the state
 // is not valid or the audit log is not empty. It may be called again.
 func (b *Backup) Restore(ctx context.Context, to Backed, o RestoreOptions) (Restored, error) {
@@ -184,7 +192,7 @@ func (b *Backup) missingTokens(ctx context.Context, to Backed, o RestoreOptions)
 	return out, nil
 }
 
-func (b *Backup) commit(ctx context.Context, to Store, o RestoreOptions) (bulkhead.Revision, error) {
+func (b *Backup) commit(ctx context.Context, to Backed, o RestoreOptions) (bulkhead.Revision, error) {
 	for try := 1; ; try++ {
 		head, err := to.Head(ctx)
 		if err != nil {
@@ -192,6 +200,10 @@ func (b *Backup) commit(ctx context.Context, to Store, o RestoreOptions) (bulkhe
 		}
 		if o.Base != 0 && o.Base != head.Revision {
 			return bulkhead.Revision{}, staleBase(o.Base, head.Revision)
+		}
+		parent := head.Revision
+		if had := b.State.Revision; parent == 0 && had > 0 {
+			parent = (had/restoreStep+1)*restoreStep - 1
 		}
 		r := bulkhead.Revision{Author: o.Author, Message: o.Message, Change: head.Diff(b.State)}
 		if r.Change.IsZero() {
@@ -201,10 +213,10 @@ func (b *Backup) commit(ctx context.Context, to Store, o RestoreOptions) (bulkhe
 			if err := checkChange(head.Apply(&r.Change).Validate()); err != nil {
 				return bulkhead.Revision{}, err
 			}
-			r.Number, r.Parent = head.Revision+1, head.Revision
+			r.Number, r.Parent = parent+1, parent
 			return r, nil
 		}
-		r, err = to.Commit(ctx, head.Revision, r)
+		r, err = to.commitAfter(ctx, head.Revision, parent, r)
 		if !errors.Is(err, bulkhead.Conflict) || o.Base != 0 || try == applyTries {
 			return r, err
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -171,4 +172,60 @@ func TestReadBackupInvalid(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestRestoreEmpty: what is restored into an empty store repeats no number,
+// and the store's history begins there.
+func TestRestoreEmpty(t *testing.T) {
+	from := newSQLite(t)
+	commit(t, from, 0, example(3))
+	var b bytes.Buffer
+	if _, err := WriteBackup(t.Context(), from, &b, BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	backup, err := ReadBackup(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachStore(t, func(t *testing.T, open func() office) {
+		s, other := open(), open()
+		seen, err := backup.Restore(t.Context(), s, RestoreOptions{Author: "ada", DryRun: true})
+		if err != nil || seen.Revision.Number != restoreStep {
+			t.Fatalf("the dry run shows revision %d, %v", seen.Revision.Number, err)
+		}
+		done, err := backup.Restore(t.Context(), s, RestoreOptions{Author: "ada"})
+		if err != nil || done.Revision.Number != restoreStep {
+			t.Fatalf("revision %d, %v", done.Revision.Number, err)
+		}
+		commit(t, other, restoreStep, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(7)}})
+		same(t, "the handle that restored", head(t, s), head(t, other))
+		for _, c := range []struct {
+			from  bulkhead.RevisionNumber
+			limit int
+			want  []bulkhead.RevisionNumber
+		}{
+			{0, 10, nil}, {1, restoreStep, []bulkhead.RevisionNumber{restoreStep}}, {restoreStep - 5, 5, nil},
+			{restoreStep - 5, 6, []bulkhead.RevisionNumber{restoreStep}}, {restoreStep, 10, []bulkhead.RevisionNumber{restoreStep, restoreStep + 1}},
+		} {
+			log, err := other.Log(t.Context(), c.from, c.limit)
+			var got []bulkhead.RevisionNumber
+			for i := range log {
+				got = append(got, log[i].Number)
+			}
+			if err != nil || !slices.Equal(got, c.want) {
+				t.Errorf("the log from %d, %d of them, is %v, %v", c.from, c.limit, got, err)
+			}
+		}
+		then, err := other.State(t.Context(), restoreStep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "history", then, head(t, from))
+		if _, err := other.State(t.Context(), 5); !errors.Is(err, bulkhead.NotFound) {
+			t.Errorf("a revision before history: %v", err)
+		}
+		if _, err := s.Watch(within(t), 0); !errors.Is(err, bulkhead.Conflict) {
+			t.Errorf("watch from before: %v", err)
+		}
+	})
 }

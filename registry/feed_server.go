@@ -122,8 +122,8 @@ func (f *Feed) follow(ctx context.Context, done func()) error {
 	if err != nil {
 		return fmt.Errorf("read the registry's head: %w", err)
 	}
-	if last := f.last(); state.Revision == 0 && last > 0 {
-		return fmt.Errorf("the registry is empty and had revision %d: %w: it has lost everything; restore a backup of it", last, bulkhead.Unavailable)
+	if err := lost(state.Revision, f.last()); err != nil {
+		return err
 	}
 	at, err := f.markOf(ctx, state.Revision)
 	if err != nil {

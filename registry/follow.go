@@ -75,6 +75,7 @@ type FollowerStatus struct {
 	Revision    bulkhead.RevisionNumber `json:"revision"`              // in force
 	Saved       time.Time               `json:"saved,omitzero"`        // when what is in force was saved, if it is FromDisk
 	Following   bool                    `json:"following"`             // the store answers, and what it said last is in force
+	Lost        bool                    `json:"lost,omitempty"`        // the store answers, with an older revision than what is in force, which stays
 	Since       time.Time               `json:"since,omitzero"`        // when that was so last, if it is not; FromDisk: Saved
 	Err         string                  `json:"error,omitempty"`       // why it is not following
 	Quarantined []string                `json:"quarantined,omitempty"` // files of LastGood that were torn or tampered with
@@ -157,13 +158,18 @@ func (r *run) keep(ctx context.Context) (stop func()) {
 func (r *run) start(ctx context.Context) {
 	soon, cancel := context.WithTimeout(ctx, diskAfter)
 	defer cancel()
-	_, asked := r.Store.Head(soon)
+	head, asked := r.Store.Head(soon)
+	if asked == nil {
+		asked = lost(head.Revision, r.LastGood.revision())
+	}
 	if asked == nil || ctx.Err() != nil {
 		return
 	}
 	state, saved, err := r.LastGood.Load()
 	r.metrics.quarantined.Add(float64(len(saved.Quarantined)))
-	r.update(func(s *FollowerStatus) { s.Quarantined, s.Err = saved.Quarantined, asked.Error() })
+	r.update(func(s *FollowerStatus) {
+		s.Quarantined, s.Err, s.Lost = saved.Quarantined, asked.Error(), errors.Is(asked, errLost)
+	})
 	if len(saved.Quarantined) > 0 {
 		r.log.Error("last known good configuration was torn or tampered with; the file is kept beside", "files", saved.Quarantined)
 	}
@@ -181,7 +187,7 @@ func (r *run) start(ctx context.Context) {
 		return
 	}
 	r.at.restart(state)
-	r.log.Warn("the registry does not answer; serving the last known good configuration from disk", "revision", state.Revision, "saved", saved.Time, "err", asked)
+	r.log.Warn("the registry does not answer, or has lost revisions; serving the last known good configuration from disk", "revision", state.Revision, "saved", saved.Time, "err", asked)
 	r.update(func(s *FollowerStatus) {
 		s.Source, s.Revision, s.Saved, s.Since = FromDisk, state.Revision, saved.Time, saved.Time
 	})
@@ -206,7 +212,7 @@ func (r *run) follow(ctx context.Context) {
 			if s.Following {
 				s.Since = time.Now()
 			}
-			s.Following, s.Err = false, err.Error()
+			s.Following, s.Err, s.Lost = false, err.Error(), errors.Is(err, errLost)
 		})
 		r.metrics.failures.Inc()
 		if err.Error() != said {
@@ -229,8 +235,8 @@ func (r *run) once(ctx context.Context, done func()) error {
 		return fmt.Errorf("read the registry's head: %w", err)
 	}
 	at := r.at.revision()
-	if state.Revision == 0 && at > 0 {
-		return fmt.Errorf("the registry is empty and had revision %d: %w: it has lost everything; restore a backup of it", at, bulkhead.Unavailable)
+	if err := lost(state.Revision, at); err != nil {
+		return err
 	}
 	// A store that only came back says what is in force already.
 	if r.Status().Source == FromNowhere || at != state.Revision || !r.at.is(state) {
@@ -258,10 +264,26 @@ func (r *run) once(ctx context.Context, done func()) error {
 	}
 }
 
+// errLost is in the error about a store that knew more before.
+var errLost = fmt.Errorf("it has lost revisions, and what it had stays in force here until it has a later one; restore a backup of it: %w", bulkhead.Unavailable)
+
+// lost returns an error when a store's head is older than what it had: then it
+// was emptied, and perhaps filled anew, or it failed over to less. Numbers of
+// what is restored into an empty store are higher than all before.
+func lost(head, had bulkhead.RevisionNumber) error {
+	switch {
+	case head >= had:
+		return nil
+	case head == 0:
+		return fmt.Errorf("the registry is empty and had revision %d: %w", had, errLost)
+	}
+	return fmt.Errorf("the registry is at revision %d and had revision %d: %w", head, had, errLost)
+}
+
 // inForce notes that what is in force is what the store said last.
 func (r *run) inForce(n bulkhead.RevisionNumber) {
 	r.update(func(s *FollowerStatus) {
-		s.Source, s.Revision, s.Saved, s.Following, s.Since, s.Err = FromStore, n, time.Time{}, true, time.Time{}, ""
+		s.Source, s.Revision, s.Saved, s.Following, s.Since, s.Err, s.Lost = FromStore, n, time.Time{}, true, time.Time{}, "", false
 	})
 	if r.unsaved != nil {
 		r.wantSave()

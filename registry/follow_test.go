@@ -164,3 +164,49 @@ func TestFollowSQLite(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// TestFollowLost: a store that was emptied, and perhaps filled anew with less,
+// takes nothing from who follows it, nor from who starts from disk.
+func TestFollowLost(t *testing.T) {
+	for _, head := range []bulkhead.RevisionNumber{0, 1} {
+		dir := t.TempDir()
+		for _, phase := range []string{"running", "started"} {
+			synctest.Test(t, func(t *testing.T) {
+				s := &flaky{revisions: make(chan []bulkhead.Revision)}
+				f := &Follower{Store: s, Apply: whole(s.apply), LastGood: openLastGood(t, dir)}
+				s.head.Revision = head
+				if phase == "running" {
+					s.head.Revision = 8
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- f.Run(ctx) }()
+				source := FromDisk
+				if phase == "running" {
+					time.Sleep(2 * maxPause)
+					s.expect(t, "all is well", 8)
+					s.set(head, nil, nil)
+					s.revisions <- nil
+					source = FromStore
+				}
+				time.Sleep(time.Minute)
+				s.expect(t, "the store lost revisions", 8)
+				if st := f.Status(); !st.Lost || st.Following || st.Revision != 8 || st.Source != source {
+					t.Errorf("%s, with head %d: the status is %+v", phase, head, st)
+				}
+				if phase == "started" {
+					s.set(restoreStep, nil, nil)
+					time.Sleep(2 * maxPause)
+					s.expect(t, "it was restored", 8, restoreStep)
+					if st := f.Status(); st.Lost || !st.Following {
+						t.Errorf("after the restore the status is %+v", st)
+					}
+				}
+				cancel()
+				if err := <-ended; err != nil {
+					t.Errorf("ended with %v", err)
+				}
+			})
+		}
+	}
+}

@@ -265,11 +265,12 @@ func TestEmptiedRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backup.Restore(t.Context(), store, RestoreOptions{Author: "ada", Tokens: true}); err != nil {
-		t.Fatal(err)
+	done, err := backup.Restore(t.Context(), store, RestoreOptions{Author: "ada", Tokens: true})
+	if err != nil || done.Revision.Number != restoreStep || done.Revision.Parent != restoreStep-1 {
+		t.Fatalf("restored as revision %d on %d: %v", done.Revision.Number, done.Revision.Parent, err)
 	}
-	commit(t, s.store, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(2)}})
-	eventually(t, "the direct one follows again", func() bool { st := direct.Status(); return st.Following && st.Revision == 2 })
+	last := commit(t, s.store, restoreStep, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(2)}}).Number
+	eventually(t, "the direct one follows again", func() bool { st := direct.Status(); return st.Following && st.Revision == last })
 	eventually(t, "the follower has both tenants", func() bool { return len(w.now().Tenants) == 2 })
 	eventually(t, "the node has both tenants", func() bool { return len(node.now().Tenants) == 2 })
 	eventually(t, "the node knows the tokens of before and after", func() bool { return node.keys.has(secret)() && node.keys.has(made)() })

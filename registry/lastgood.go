@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -128,6 +129,26 @@ func (g *LastGood) Load() (bulkhead.State, Saved, error) {
 		}
 	}
 	return bulkhead.State{}, saved, fmt.Errorf("load the last known good configuration from %s: %w: %w", g.dir, bulkhead.NotFound, errors.Join(errs...))
+}
+
+// revision returns that of the newest file, by its first line; 0: none.
+func (g *LastGood) revision() bulkhead.RevisionNumber {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	generations, err := g.list(false)
+	if err != nil || len(generations) == 0 {
+		return 0
+	}
+	f, err := os.Open(filepath.Join(g.dir, generationName(generations[0])))
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	var h snapshotHeader
+	if lines := lineScanner(f); !lines.Scan() || json.Unmarshal(lines.Bytes(), &h) != nil {
+		return 0
+	}
+	return h.Revision
 }
 
 func (g *LastGood) read(name string, generation uint64) (*snapshotFile, error) {

@@ -52,6 +52,9 @@ type stored struct {
 // source is what a ledger reads of its store.
 type source interface {
 	head(ctx context.Context) (mark, error)
+	// origin returns the number of the empty state that the first revision was
+	// made on: 0, but for a store that a backup was restored into.
+	origin(ctx context.Context) (bulkhead.RevisionNumber, error)
 	// revisions reads at most limit revisions, from and to included, in order,
 	// fewer when they are large. It stops at one that is not there.
 	revisions(ctx context.Context, from, to bulkhead.RevisionNumber, limit int) ([]stored, error)
@@ -335,7 +338,15 @@ func readLog(ctx context.Context, src source, from bulkhead.RevisionNumber, limi
 	if err != nil || limit <= 0 {
 		return nil, err
 	}
-	list, err := src.revisions(ctx, max(from, 1), head.number, min(limit, logLimit))
+	origin, err := src.origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if from = max(from, 1); from <= origin { // nothing has these numbers
+		limit -= int(origin + 1 - from) //nolint:gosec // numbers are far below
+		from = origin + 1
+	}
+	list, err := src.revisions(ctx, from, head.number, max(0, min(limit, logLimit)))
 	out := make([]bulkhead.Revision, len(list))
 	for i := range list {
 		out[i] = list[i].Revision
@@ -346,6 +357,16 @@ func readLog(ctx context.Context, src source, from bulkhead.RevisionNumber, limi
 // replay is History.State.
 func replay(ctx context.Context, src source, number bulkhead.RevisionNumber) (bulkhead.State, error) {
 	var state bulkhead.State
+	if number > 0 {
+		origin, err := src.origin(ctx)
+		if err != nil {
+			return state, err
+		}
+		if number < origin {
+			return state, fmt.Errorf("revision %d: %w: history begins with revision %d", number, bulkhead.NotFound, origin+1)
+		}
+		state.Revision = origin
+	}
 	for state.Revision < number {
 		list, err := src.revisions(ctx, state.Revision+1, number, watchLimit)
 		if err != nil {

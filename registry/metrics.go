@@ -55,6 +55,7 @@ func newFollowerMetrics(reg prometheus.Registerer, status func() FollowerStatus)
 			s := status()
 			return s.Age(time.Now()).Seconds()
 		}),
+		boolGauge("bulkhead_registry_lost", "1 while the registry answers with an older revision than what is in force here, which stays.", func() bool { return status().Lost }),
 		boolGauge("bulkhead_registry_from_disk", "1 while what is in force is the last known good from disk.", func() bool { return status().Source == FromDisk }),
 	)
 }

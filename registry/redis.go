@@ -200,6 +200,14 @@ func (s *Redis) head(ctx context.Context) (mark, error) {
 	return mark{bulkhead.RevisionNumber(n), line(l)}, nil
 }
 
+func (s *Redis) origin(ctx context.Context) (bulkhead.RevisionNumber, error) {
+	n, err := s.client.Get(ctx, s.key("origin")).Uint64()
+	if errors.Is(err, redis.Nil) {
+		return 0, nil
+	}
+	return bulkhead.RevisionNumber(n), err
+}
+
 // redisRevision is how a revision is stored.
 type redisRevision struct {
 	After line `json:"after,omitempty"` // the line of the parent
@@ -300,18 +308,23 @@ for id in string.gmatch(ARGV[6], '%S+') do
 	redis.call('HSETNX', KEYS[4], id, ARGV[7])
 	redis.call('INCR', KEYS[5])
 end
-local i = 9
-for _ = 1, tonumber(ARGV[8]) do
+local i = 10
+for _ = 1, tonumber(ARGV[9]) do
 	redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 	i = i + 2
 end
 for j = i, #ARGV do redis.call('HDEL', KEYS[3], ARGV[j]) end
+if ARGV[8] ~= '' then redis.call('SET', KEYS[6], ARGV[8]) end
 redis.call('SET', KEYS[1], ARGV[4])
 redis.call('PUBLISH', ARGV[5], ARGV[4])
 return {1, head}`
 
 // Commit implements Store.
 func (s *Redis) Commit(ctx context.Context, base bulkhead.RevisionNumber, r bulkhead.Revision) (bulkhead.Revision, error) {
+	return s.commitAfter(ctx, base, base, r)
+}
+
+func (s *Redis) commitAfter(ctx context.Context, base, parent bulkhead.RevisionNumber, r bulkhead.Revision) (bulkhead.Revision, error) {
 	_, change, err := checkRevision(&r)
 	if err != nil {
 		return bulkhead.Revision{}, err
@@ -320,6 +333,7 @@ func (s *Redis) Commit(ctx context.Context, base bulkhead.RevisionNumber, r bulk
 		return bulkhead.Revision{}, s.failed(ctx, "begin a commit", err)
 	}
 	defer s.ledger.done()
+	r.Number, r.Parent = parent+1, parent
 	if err := s.commit(ctx, base, &r, change); err != nil {
 		return bulkhead.Revision{}, s.failed(ctx, "commit", err)
 	}
@@ -332,7 +346,7 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 	if err != nil {
 		return err
 	}
-	r.Number, r.Parent, r.Time = base+1, base, now()
+	r.Time = now()
 	text, err := json.Marshal(redisRevision{head.line, *r})
 	if err != nil {
 		return fmt.Errorf("encode the revision: %w: %w", bulkhead.Invalid, err)
@@ -349,8 +363,12 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 	if err != nil {
 		return err
 	}
-	args := append([]any{head.text(), uint64(r.Number), text, next.text(), s.key("commits"), strings.Join(tokens, " "), micros(r.Time)}, objects...)
-	keys := []string{s.key("head"), s.key("revisions"), s.key("objects"), s.key("tokens_revoked"), s.key("tokens_version")}
+	origin := ""
+	if r.Parent != base {
+		origin = strconv.FormatUint(uint64(r.Parent), 10)
+	}
+	args := append([]any{head.text(), uint64(r.Number), text, next.text(), s.key("commits"), strings.Join(tokens, " "), micros(r.Time), origin}, objects...)
+	keys := []string{s.key("head"), s.key("revisions"), s.key("objects"), s.key("tokens_revoked"), s.key("tokens_version"), s.key("origin")}
 	var done *redis.Cmd
 	var copies *redis.IntCmd
 	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -364,10 +382,10 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 	if err != nil {
 		return err
 	}
-	return committedIn(done, copies, base, s.options.Replicas)
+	return committedIn(done, copies, base, r.Number, s.options.Replicas)
 }
 
-func committedIn(done *redis.Cmd, copies *redis.IntCmd, base bulkhead.RevisionNumber, replicas int) error {
+func committedIn(done *redis.Cmd, copies *redis.IntCmd, base, made bulkhead.RevisionNumber, replicas int) error {
 	answer, err := done.Slice()
 	if err != nil {
 		return err
@@ -381,7 +399,7 @@ func committedIn(done *redis.Cmd, copies *redis.IntCmd, base bulkhead.RevisionNu
 		return staleBase(base, bulkhead.RevisionNumber(n))
 	}
 	if copies != nil && copies.Val() < int64(replicas) {
-		return fmt.Errorf("revision %d is stored, but only %d of %d replicas have it: a failover would lose it", base+1, copies.Val(), replicas)
+		return fmt.Errorf("revision %d is stored, but only %d of %d replicas have it: a failover would lose it", made, copies.Val(), replicas)
 	}
 	return nil
 }

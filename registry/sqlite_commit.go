@@ -11,6 +11,10 @@ import (
 
 // Commit implements Store.
 func (s *SQLite) Commit(ctx context.Context, base bulkhead.RevisionNumber, r bulkhead.Revision) (bulkhead.Revision, error) {
+	return s.commitAfter(ctx, base, base, r)
+}
+
+func (s *SQLite) commitAfter(ctx context.Context, base, parent bulkhead.RevisionNumber, r bulkhead.Revision) (bulkhead.Revision, error) {
 	text, change, err := checkRevision(&r)
 	if err != nil {
 		return bulkhead.Revision{}, err
@@ -19,6 +23,7 @@ func (s *SQLite) Commit(ctx context.Context, base bulkhead.RevisionNumber, r bul
 		return bulkhead.Revision{}, s.failed(ctx, "begin a commit", err)
 	}
 	defer s.ledger.done()
+	r.Number, r.Parent = parent+1, parent
 	if err := s.commit(ctx, base, &r, change, text); err != nil {
 		return bulkhead.Revision{}, s.failed(ctx, "commit", err)
 	}
@@ -41,7 +46,7 @@ func (s *SQLite) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bu
 	if _, err := s.ledger.prepare(ctx, rows{tx}, base, change); err != nil {
 		return err
 	}
-	r.Number, r.Parent, r.Time = base+1, base, now()
+	r.Time = now()
 	if err := writeRevision(ctx, tx, r, text); err != nil {
 		return err
 	}

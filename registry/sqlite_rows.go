@@ -26,6 +26,11 @@ func (s rows) head(ctx context.Context) (mark, error) {
 	return m, err
 }
 
+func (s rows) origin(ctx context.Context) (n bulkhead.RevisionNumber, err error) {
+	err = s.q.QueryRowContext(ctx, `SELECT coalesce(min(parent), 0) FROM revision`).Scan(&n)
+	return n, err
+}
+
 func (s rows) revisions(ctx context.Context, from, to bulkhead.RevisionNumber, limit int) (out []stored, err error) {
 	list, err := s.q.QueryContext(ctx, `SELECT number, parent, time_us, author, message, change FROM revision
 		WHERE number BETWEEN ? AND ? ORDER BY number LIMIT ?`, from, to, max(limit, 0))

@@ -20,6 +20,7 @@ type office interface {
 	history
 	Tokens() *Tokens
 	Audit() *Audit
+	commitAfter(ctx context.Context, base, parent bulkhead.RevisionNumber, r bulkhead.Revision) (bulkhead.Revision, error)
 }
 
 // eachStore runs a test over both stores. open opens one more handle on what

@@ -56,7 +56,7 @@ func TestBackupCommands(t *testing.T) {
 	// Elsewhere, with the tokens.
 	elsewhere := filepath.Join(dir, "elsewhere")
 	code, out, err := command(t, elsewhere, "restore", file, "--tokens")
-	if code != exitOK || !strings.Contains(out, "+ token "+tok.ID) || !strings.HasSuffix(out, "revision 1\n") {
+	if code != exitOK || !strings.Contains(out, "+ token "+tok.ID) || !strings.HasSuffix(out, "revision 100000\n") {
 		t.Errorf("exit %d:\n%s%s", code, out, err)
 	}
 	text, readErr := os.ReadFile(file)
