@@ -55,9 +55,9 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.refuse(w, http.StatusForbidden, "urn:bulkhead:forbidden", "the token does not open this feed: use one of a node or an SBC of the cell, or an admin's")
 		return
 	}
-	c, err := f.enter(cell)
+	c, err := f.enter(cell, t.ID)
 	if err == nil {
-		defer f.leave(c)
+		defer f.leave(c, t.ID)
 		if err = f.left(&t); err != nil {
 			f.refuse(w, http.StatusForbidden, "urn:bulkhead:forbidden", err.Error())
 			return

@@ -14,8 +14,13 @@ import (
 	"github.com/bulkhead-voip/bulkhead"
 )
 
-// maxFollowers is how many feeds a server serves at once.
-const maxFollowers = 1000
+const (
+	// maxFollowers is how many feeds a server serves at once.
+	maxFollowers = 1000
+	// maxTokenFeeds is how many of them one token may open: a host has a few
+	// parts, and whoever has its token must not lock out the other hosts.
+	maxTokenFeeds = 32
+)
 
 // FeedOptions say what a Feed serves, and to whom.
 type FeedOptions struct {
@@ -54,7 +59,10 @@ type Feed struct {
 	epoch   int // grows when the store went another way
 	cells   map[bulkhead.CellID]*feedCell
 	users   int
-	wake    chan struct{} // closed, and replaced, when something came
+	by      map[string]int // of them, by the id of their token
+	wake    chan struct{}  // closed, and replaced, when something came
+
+	going bool // head leads on to what Watch will return; of Run alone
 }
 
 type feedMetrics struct {
@@ -66,7 +74,7 @@ type feedMetrics struct {
 // NewFeed makes a feed; see Run and ServeHTTP.
 func NewFeed(o FeedOptions) (*Feed, error) {
 	f := &Feed{
-		store: o, log: o.Log, ended: make(chan struct{}), keep: cellLines, cells: map[bulkhead.CellID]*feedCell{}, wake: make(chan struct{}),
+		store: o, log: o.Log, ended: make(chan struct{}), keep: cellLines, cells: map[bulkhead.CellID]*feedCell{}, by: map[string]int{}, wake: make(chan struct{}),
 		metrics: feedMetrics{
 			encodes:   counter("bulkhead_registry_feed_encodes_total", "Changes and snapshots that were encoded for the feed: one for each revision and cell."),
 			snapshots: counter("bulkhead_registry_feed_snapshots_total", "Snapshots that were sent to followers."),
@@ -117,7 +125,43 @@ func (f *Feed) Run(ctx context.Context) error {
 	}
 }
 
+// follow publishes what the store commits, until something fails. It begins
+// where it stopped: only a store that went another way, or a first call, makes
+// it begin with the head, from which no lines lead on.
 func (f *Feed) follow(ctx context.Context, done func()) error {
+	if !f.going {
+		if err := f.begin(ctx); err != nil {
+			return err
+		}
+		done()
+	}
+	f.going = false
+	for {
+		at, asked := f.last(), time.Now()
+		revisions, err := f.store.Store.Watch(ctx, at)
+		if err == nil || time.Since(asked) > maxPause {
+			done()
+		}
+		if err != nil {
+			f.going = !errors.Is(err, bulkhead.Conflict)
+			return fmt.Errorf("watch the registry after revision %d: %w", at, err)
+		}
+		for i := range revisions {
+			r := &revisions[i]
+			if r.Number != at+1 || r.Parent != at {
+				return fmt.Errorf("revision %d on %d came after revision %d: %w", r.Number, r.Parent, at, bulkhead.Conflict)
+			}
+			if err := f.publish(r); err != nil {
+				return err
+			}
+			at = r.Number
+		}
+		f.sweep()
+	}
+}
+
+// begin takes the head over.
+func (f *Feed) begin(ctx context.Context) error {
 	state, err := f.store.Store.Head(ctx)
 	if err != nil {
 		return fmt.Errorf("read the registry's head: %w", err)
@@ -130,24 +174,7 @@ func (f *Feed) follow(ctx context.Context, done func()) error {
 		return err
 	}
 	f.restart(position{state, at.line})
-	for {
-		done()
-		revisions, err := f.store.Store.Watch(ctx, at.number)
-		if err != nil {
-			return fmt.Errorf("watch the registry after revision %d: %w", at.number, err)
-		}
-		for i := range revisions {
-			r := &revisions[i]
-			if r.Number != at.number+1 || r.Parent != at.number {
-				return fmt.Errorf("revision %d on %d came after revision %d: %w", r.Number, r.Parent, at.number, bulkhead.Conflict)
-			}
-			if err := f.publish(r); err != nil {
-				return err
-			}
-			at = mark{r.Number, lineOf(r)}
-		}
-		f.sweep()
-	}
+	return nil
 }
 
 // last returns the number of the head that came last.
@@ -261,10 +288,13 @@ func (f *Feed) sweep() {
 	}
 }
 
-var errTooMany = errors.New("too many followers")
+var (
+	errTooMany  = errors.New("too many followers")
+	errTooOften = fmt.Errorf("the token has %d feeds open: give each host a token of its own", maxTokenFeeds)
+)
 
 // enter adds a follower of a cell.
-func (f *Feed) enter(cell bulkhead.CellID) (*feedCell, error) {
+func (f *Feed) enter(cell bulkhead.CellID, token string) (*feedCell, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.ready {
@@ -273,6 +303,9 @@ func (f *Feed) enter(cell bulkhead.CellID) (*feedCell, error) {
 	if f.users >= maxFollowers {
 		return nil, errTooMany
 	}
+	if f.by[token] >= maxTokenFeeds {
+		return nil, errTooOften
+	}
 	c := f.cells[cell]
 	if c == nil {
 		c = &feedCell{id: cell, keep: f.keep, start: f.head}
@@ -280,13 +313,17 @@ func (f *Feed) enter(cell bulkhead.CellID) (*feedCell, error) {
 	}
 	c.users++
 	f.users++
+	f.by[token]++
 	return c, nil
 }
 
-func (f *Feed) leave(c *feedCell) {
+func (f *Feed) leave(c *feedCell, token string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.users--
+	if f.by[token]--; f.by[token] == 0 {
+		delete(f.by, token)
+	}
 	if c.users--; c.users == 0 {
 		c.idle = time.Now()
 	}

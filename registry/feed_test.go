@@ -281,6 +281,70 @@ func TestFeedCatchUp(t *testing.T) {
 	w.stop()
 }
 
+// failsOnce is a store whose Watch fails, when told to, as a commit comes.
+type failsOnce struct {
+	office
+	arm atomic.Bool
+}
+
+func (s *failsOnce) Watch(ctx context.Context, after bulkhead.RevisionNumber) ([]bulkhead.Revision, error) {
+	r, err := s.office.Watch(ctx, after)
+	if s.arm.CompareAndSwap(true, false) {
+		return nil, fmt.Errorf("watch: %w", bulkhead.Unavailable)
+	}
+	return r, err
+}
+
+// TestFeedWatchFails: a store that does not answer for a moment costs no
+// follower a snapshot.
+func TestFeedWatchFails(t *testing.T) {
+	store := &failsOnce{office: newSQLite(t)}
+	s := newFeedServer(t, store)
+	commit(t, store, 0, frame())
+	w := follow(t, s.URL, s.token(t, Token{Scope: ScopeAdmin}), nil)
+	eventually(t, "the first revision", w.at(1))
+	store.arm.Store(true)
+	commit(t, store, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(1)}})
+	eventually(t, "the second revision", w.at(2))
+	if store.arm.Load() {
+		t.Error("no watch failed")
+	}
+	if got := testutil.ToFloat64(s.feed.metrics.snapshots); got != 1 {
+		t.Errorf("%v snapshots were sent for one follower", got)
+	}
+}
+
+// TestFeedTokenFeeds: one token does not take the places of the others.
+func TestFeedTokenFeeds(t *testing.T) {
+	s := newFeedServer(t, newSQLite(t))
+	commit(t, s.store, 0, frame())
+	eventually(t, "the feed has the revision", func() bool { return s.feed.last() == 1 })
+	greedy, other := s.token(t, Token{Scope: ScopeNode, Node: "fs1", Cell: "cell1"}), s.token(t, Token{Scope: ScopeNode, Node: "fs2", Cell: "cell1"})
+	var open []*http.Response
+	for range maxTokenFeeds {
+		answer := ask(t, s.URL, greedy, "")
+		if answer.StatusCode != http.StatusOK {
+			t.Fatal(answer.Status)
+		}
+		open = append(open, answer)
+	}
+	if answer := ask(t, s.URL, greedy, ""); answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" {
+		t.Errorf("one more: %s", answer.Status)
+	}
+	answer := ask(t, s.URL, other, "")
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("another token's: %s", answer.Status)
+	}
+	for _, a := range append(open, answer) {
+		_ = a.Body.Close()
+	}
+	eventually(t, "all are gone", func() bool {
+		s.feed.mu.Lock()
+		defer s.feed.mu.Unlock()
+		return s.feed.users == 0 && len(s.feed.by) == 0
+	})
+}
+
 // TestFeedRevoked: a revoked token ends a running feed within a second.
 func TestFeedRevoked(t *testing.T) {
 	eachStore(t, func(t *testing.T, open func() office) {

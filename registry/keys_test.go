@@ -191,8 +191,12 @@ func TestFeedTwoServers(t *testing.T) {
 		t.Fatalf("%v snapshots", n)
 	}
 	one.stop()
+	eventually(t, "the other is followed", func() bool { two.feed.mu.Lock(); defer two.feed.mu.Unlock(); return two.feed.users == 1 })
 	commit(t, server, 1, bulkhead.Change{Tenants: []bulkhead.Tenant{tenant(1)}})
 	eventually(t, "the second revision by the other", w.at(2))
+	if n := sent(); n != 1 {
+		t.Errorf("%v snapshots: the second revision did not come as a change", n)
+	}
 	if st := w.f.Status(); st.Source != FromStore {
 		t.Errorf("the status is %+v", st)
 	}
