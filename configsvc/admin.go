@@ -79,6 +79,7 @@ func (c *AdminConfig) Validate() error {
 const (
 	MaxBody      = 10 << 20 // bytes of a tenant or of a bulk request
 	maxSmallBody = 64 << 10 // bytes of anything else
+	maxAsking    = 4
 )
 
 // Admin is the admin API: it reads and writes the registry for people and
@@ -94,7 +95,9 @@ type Admin struct {
 	// heavy is held by whoever replays history or reads a bulk request, so
 	// that the memory of one such at a time is taken.
 	heavy chan struct{}
-	now   func() time.Time
+	// asking is held by who has a call explained of what is, maxAsking at a time.
+	asking chan struct{}
+	now    func() time.Time
 }
 
 // NewAdmin makes the API. It starts nothing.
@@ -105,7 +108,7 @@ func NewAdmin(cfg AdminConfig) (*Admin, error) {
 	a := &Admin{
 		cfg: cfg, bootstrap: sha256.Sum256([]byte(cfg.Bootstrap)), log: cfg.Logger,
 		metrics: newAdminMetrics(cfg.Registerer), repeats: newRepeats(),
-		heavy: make(chan struct{}, 1), now: time.Now,
+		heavy: make(chan struct{}, 1), asking: make(chan struct{}, maxAsking), now: time.Now,
 	}
 	a.router = chi.NewRouter()
 	a.router.Use(a.measure)

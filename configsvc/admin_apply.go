@@ -32,6 +32,11 @@ func (a *Admin) apply(r *http.Request, p *principal) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	done, err := a.alone(r) // before the body takes memory
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	kind, body, err := readDocument(r, MaxBody, "application/json", "application/yaml")
 	if err != nil {
 		return nil, err
@@ -64,6 +69,11 @@ func (a *Admin) rollback(r *http.Request, p *principal) (*answer, error) {
 		return nil, wrongInput([]issue{{Pointer: "/to", Detail: "is missing: the number of the revision to go back to"}})
 	}
 	to := bulkhead.RevisionNumber(*b.To)
+	done, err := a.alone(r)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	return a.bulk(r, p, q, body, fmt.Sprintf("rollback to revision %d", to), func() (planner, error) {
 		old, err := a.cfg.History.State(r.Context(), to)
 		if err != nil {
@@ -75,7 +85,7 @@ func (a *Admin) rollback(r *http.Request, p *principal) (*answer, error) {
 	})
 }
 
-// bulk runs a bulk request: one at a time, since each may take much memory.
+// bulk runs a bulk request, which is alone: each may take much memory.
 func (a *Admin) bulk(r *http.Request, p *principal, q map[string][]string, body []byte, why string, prepare func() (planner, error)) (*answer, error) {
 	dry, err := flag(q, "dry_run")
 	if err != nil {
@@ -88,11 +98,6 @@ func (a *Admin) bulk(r *http.Request, p *principal, q map[string][]string, body 
 	if given != "" {
 		why = given
 	}
-	done, err := a.alone(r)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
 	finish, again, err := a.repeats.begin(r, p, body, dry)
 	if err != nil || again != nil {
 		return again, err
@@ -108,10 +113,13 @@ func (a *Admin) bulk(r *http.Request, p *principal, q map[string][]string, body 
 }
 
 // alone waits until no other bulk request runs.
-func (a *Admin) alone(r *http.Request) (done func(), err error) {
+func (a *Admin) alone(r *http.Request) (done func(), err error) { return hold(r, a.heavy) }
+
+// hold waits for a place among those that may hold something at a time.
+func hold(r *http.Request, places chan struct{}) (done func(), err error) {
 	select {
-	case a.heavy <- struct{}{}:
-		return func() { <-a.heavy }, nil
+	case places <- struct{}{}:
+		return func() { <-places }, nil
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}

@@ -212,7 +212,16 @@ func (a *Admin) explain(r *http.Request, p *principal) (*answer, error) {
 	if _, err := query(r); err != nil {
 		return nil, err
 	}
-	_, body, err := readDocument(r, MaxBody, "application/json")
+	limit := int64(maxSmallBody)
+	if p.scope == registry.ScopeAdmin { // who may send a whole change, and waits before it is read
+		done, err := a.alone(r)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		limit = MaxBody
+	}
+	_, body, err := readDocument(r, limit, "application/json")
 	if err != nil {
 		return nil, err
 	}
@@ -227,15 +236,21 @@ func (a *Admin) explain(r *http.Request, p *principal) (*answer, error) {
 		if b.Tenant != p.tenant {
 			return nil, errHidden()
 		}
-		if b.Change != nil {
-			return nil, errForbidden("a tenant's token asks about what is, not about changes")
+		if b.Change != nil || b.Revision != nil {
+			return nil, errForbidden("a tenant's token asks about what is, not about changes or what was")
 		}
 	}
-	done, err := a.alone(r)
-	if err != nil {
-		return nil, err
+	if p.scope != registry.ScopeAdmin {
+		turn := a.asking
+		if b.Change != nil || b.Revision != nil || b.Tenant == "" { // all tenants are looked at
+			turn = a.heavy
+		}
+		done, err := hold(r, turn)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 	}
-	defer done()
 	s, err := a.stateFor(r, p, &b)
 	if err != nil {
 		return nil, err

@@ -1,10 +1,15 @@
 package configsvc
 
 import (
+	"context"
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 func TestExplain(t *testing.T) {
@@ -33,6 +38,7 @@ func TestExplain(t *testing.T) {
 	ask("acme", `{"tenant": "bravo", "to": "1001"}`, http.StatusNotFound)
 	ask("acme", `{"tenant": "nobody", "to": "1001"}`, http.StatusNotFound)
 	ask("acme", `{"tenant": "acme", "to": "1001", "change": {}}`, http.StatusForbidden)
+	ask("acme", `{"tenant": "acme", "to": "1001", "revision": 1}`, http.StatusForbidden)
 	ask("admin", `{"tenant": "nobody", "to": "1001"}`, http.StatusNotFound)
 	ask("admin", `{"tenant": "acme"}`, http.StatusBadRequest)
 	ask("admin", `{"tenant": "acme", "to": "1001", "time": "noon"}`, http.StatusBadRequest)
@@ -58,6 +64,52 @@ func TestExplain(t *testing.T) {
 	if after := len(x.audit.all); after != before+1 {
 		t.Errorf("%d entries in the audit log, want that of the PATCH alone", after-before)
 	}
+}
+
+// TestExplainBounded: only an admin's question may be large, and no bulk
+// request's body is read before its turn.
+func TestExplainBounded(t *testing.T) {
+	x := newAdmin(t)
+	large := `{"tenant": "acme", "to": "1001"` + strings.Repeat(" ", maxSmallBody) + `}`
+	for token, want := range map[string]int{"acme": http.StatusRequestEntityTooLarge, "read": http.StatusRequestEntityTooLarge, "admin": http.StatusOK} {
+		x.want(want, x.send(http.MethodPost, explainPath, token, large))
+	}
+	x.heavy <- struct{}{} // a bulk request is under way
+	x.want(http.StatusOK, x.send(http.MethodPost, explainPath, "acme", `{"to": "1001"}`))
+	for _, path := range []string{explainPath, "/v1/apply"} {
+		body := &readSign{read: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			r := httptest.NewRequestWithContext(ctx, http.MethodPost, path, body)
+			r.Header.Set("Authorization", "Bearer "+x.secret["admin"])
+			r.Header.Set("Content-Type", "application/json")
+			x.Handler().ServeHTTP(httptest.NewRecorder(), r)
+		}()
+		select {
+		case <-body.read:
+			t.Errorf("%s reads its body while another bulk request runs", path)
+		case <-time.After(50 * time.Millisecond): // it cannot fail by being slow
+		}
+		cancel()
+		<-ended
+	}
+	<-x.heavy
+	for range maxAsking { // no place is lost
+		x.asking <- struct{}{}
+	}
+}
+
+// readSign is a body that tells when it is read.
+type readSign struct {
+	once sync.Once
+	read chan struct{}
+}
+
+func (b *readSign) Read([]byte) (int, error) {
+	b.once.Do(func() { close(b.read) })
+	return 0, io.EOF
 }
 
 // TestTrunkPasswordIsHidden: who may not see HA1s does not see these.
