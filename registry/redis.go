@@ -56,7 +56,8 @@ type Redis struct {
 	client  redis.UniversalClient
 	name    string
 	options RedisOptions
-	checked atomic.Bool // the server keeps what it acknowledges, or may do otherwise
+	checked atomic.Bool // a server was there that keeps what it acknowledges
+	unseen  atomic.Bool // it was said that this cannot be seen
 
 	ledger    *ledger
 	keys      *Tokens
@@ -79,7 +80,9 @@ func OpenRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 	setDefault(&c.DialTimeout, 2*time.Second)
 	setDefault(&c.ReadTimeout, 5*time.Second)
 	setDefault(&o.Name, "bulkhead")
-	s := &Redis{client: redis.NewUniversalClient(&c), name: o.Name, options: o, ledger: newLedger()}
+	s := &Redis{name: o.Name, options: o, ledger: newLedger()}
+	c.OnConnect = s.checkServer
+	s.client = redis.NewUniversalClient(&c)
 	s.keys = newTokens(s)
 	if _, err := s.Head(ctx); err != nil && !(o.Lazy && errors.Is(err, bulkhead.Unavailable)) {
 		return nil, errors.Join(err, s.client.Close())
@@ -101,39 +104,65 @@ func setDefault[T comparable](v *T, d T) {
 	}
 }
 
-// checkServer refuses a server that would lose revisions.
-func (s *Redis) checkServer(ctx context.Context) error {
-	o := &s.options
-	if err := s.client.Ping(ctx).Err(); err != nil {
-		return s.failed(ctx, "ping", err)
+// kept are the settings with which a server keeps what it acknowledged.
+var kept = [][2]string{{"appendonly", "yes"}, {"appendfsync", "always"}, {"maxmemory-policy", "noeviction"}}
+
+// checkServer refuses a server that would lose revisions. It is asked at every
+// new connection: after a failover that is another server.
+func (s *Redis) checkServer(ctx context.Context, c *redis.Conn) error {
+	if s.options.Relaxed {
+		return nil
+	}
+	role := redis.NewSliceCmd(ctx, "role")
+	got := make([]*redis.MapStringStringCmd, len(kept))
+	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		_ = p.Process(ctx, role) // its error is the pipeline's
+		for i := range kept {
+			got[i] = p.ConfigGet(ctx, kept[i][0])
+		}
+		return nil
+	})
+	if answered := redis.Error(nil); err != nil && !errors.As(err, &answered) {
+		return fmt.Errorf("ask Redis whether it keeps what it acknowledges: %w", err)
+	}
+	if r := role.Val(); len(r) > 0 && r[0] == "sentinel" {
+		return nil // it holds nothing
 	}
 	var weak []string
-	for name, good := range map[string]func(string) bool{
-		"appendonly":       func(v string) bool { return v == "yes" },
-		"appendfsync":      func(v string) bool { return v == "always" },
-		"maxmemory-policy": func(v string) bool { return v == "noeviction" },
-	} {
-		got, err := s.client.ConfigGet(ctx, name).Result()
-		if err != nil {
-			if ctx.Err() != nil {
-				return s.failed(ctx, "read the server's configuration", err)
-			}
-			if o.Log != nil {
-				o.Log.Warn("cannot see whether Redis keeps what it acknowledges; see that it does", "setting", name, "err", err)
+	for i, want := range kept {
+		if err := got[i].Err(); err != nil {
+			if s.options.Log != nil && !s.unseen.Swap(true) {
+				s.options.Log.Warn("cannot see whether Redis keeps what it acknowledges; see that it does", "setting", want[0], "err", err)
 			}
 			continue
 		}
-		if v := got[name]; !good(v) {
-			weak = append(weak, name+" "+v)
+		if v := got[i].Val()[want[0]]; v != want[1] {
+			weak = append(weak, want[0]+" "+v)
 		}
 	}
-	if len(weak) == 0 || o.Relaxed {
+	if len(weak) == 0 {
 		s.checked.Store(true)
 		return nil
 	}
-	return fmt.Errorf("open the registry in Redis: %w: it can lose revisions that it acknowledged (%s): set appendonly yes, appendfsync always and maxmemory-policy noeviction",
-		bulkhead.Invalid, strings.Join(weak, ", "))
+	kind := bulkhead.Invalid
+	if s.checked.Load() { // it was in order: another server has taken over, or somebody changed it
+		kind = bulkhead.Unavailable
+	}
+	return &weakServer{kind, strings.Join(weak, ", ")}
 }
+
+// weakServer is the error about a server that can lose what it acknowledged.
+type weakServer struct {
+	kind bulkhead.Kind
+	weak string
+}
+
+func (e *weakServer) Error() string {
+	return fmt.Sprintf("the registry in Redis: %v: the server can lose revisions that it acknowledged (%s): set appendonly yes, appendfsync always and maxmemory-policy noeviction", e.kind, e.weak)
+}
+
+// Is tells the kind. There is no Unwrap: the library would throw away the rest.
+func (e *weakServer) Is(target error) bool { return target == e.kind }
 
 // Close ends the handle. Calls that wait return bulkhead.Unavailable.
 func (s *Redis) Close() error {
@@ -179,11 +208,6 @@ func (m mark) text() string { return fmt.Sprintf("%d:%s", m.number, m.line) }
 func (s *Redis) head(ctx context.Context) (mark, error) {
 	if err := ctx.Err(); err != nil {
 		return mark{}, err
-	}
-	if !s.checked.Load() {
-		if err := s.checkServer(ctx); err != nil {
-			return mark{}, err
-		}
 	}
 	text, err := s.client.Get(ctx, s.key("head")).Result()
 	if errors.Is(err, redis.Nil) {
@@ -369,10 +393,30 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 	}
 	args := append([]any{head.text(), uint64(r.Number), text, next.text(), s.key("commits"), strings.Join(tokens, " "), micros(r.Time), origin}, objects...)
 	keys := []string{s.key("head"), s.key("revisions"), s.key("objects"), s.key("tokens_revoked"), s.key("tokens_version"), s.key("origin")}
+	done, copied, err := s.write(ctx, commitScript, keys, args...)
+	if err != nil {
+		return err
+	}
+	if answer, ok := done.([]any); !ok || len(answer) != 2 {
+		return fmt.Errorf("the commit was answered with %v", done)
+	} else if answer[0] != int64(1) {
+		number, _, _ := strings.Cut(fmt.Sprint(answer[1]), ":")
+		n, _ := strconv.ParseUint(number, 10, 63) // 0 then; it is only for the text
+		return staleBase(base, bulkhead.RevisionNumber(n))
+	}
+	if copied != nil {
+		return fmt.Errorf("revision %d: %w", r.Number, copied)
+	}
+	return nil
+}
+
+// write runs a script that writes, and where replicas are asked for waits
+// until they have it; copied says that they have not.
+func (s *Redis) write(ctx context.Context, script string, keys []string, args ...any) (answer any, copied, err error) {
 	var done *redis.Cmd
 	var copies *redis.IntCmd
 	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		done = p.Eval(ctx, commitScript, keys, args...)
+		done = p.Eval(ctx, script, keys, args...)
 		if s.options.Replicas > 0 { // WAIT counts for the connection that wrote
 			copies = redis.NewIntCmd(ctx, "wait", s.options.Replicas, time.Second.Milliseconds())
 			return p.Process(ctx, copies)
@@ -380,28 +424,13 @@ func (s *Redis) commit(ctx context.Context, base bulkhead.RevisionNumber, r *bul
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	return committedIn(done, copies, base, r.Number, s.options.Replicas)
-}
-
-func committedIn(done *redis.Cmd, copies *redis.IntCmd, base, made bulkhead.RevisionNumber, replicas int) error {
-	answer, err := done.Slice()
-	if err != nil {
-		return err
+	if copies != nil && copies.Val() < int64(s.options.Replicas) {
+		copied = fmt.Errorf("it is stored, but only %d of %d replicas have it: a failover would lose it", copies.Val(), s.options.Replicas)
 	}
-	if len(answer) != 2 {
-		return fmt.Errorf("the commit was answered with %v", answer)
-	}
-	if answer[0] != int64(1) {
-		number, _, _ := strings.Cut(fmt.Sprint(answer[1]), ":")
-		n, _ := strconv.ParseUint(number, 10, 63) // 0 then; it is only for the text
-		return staleBase(base, bulkhead.RevisionNumber(n))
-	}
-	if copies != nil && copies.Val() < int64(replicas) {
-		return fmt.Errorf("revision %d is stored, but only %d of %d replicas have it: a failover would lose it", made, copies.Val(), replicas)
-	}
-	return nil
+	answer, err = done.Result()
+	return answer, copied, err
 }
 
 // objectArgs lists the arguments of commitScript from the number of puts on,

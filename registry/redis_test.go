@@ -227,6 +227,69 @@ func TestRedisStrict(t *testing.T) {
 	}
 }
 
+// TestRedisWeakLater: a server that does not keep what it acknowledges is
+// noticed when a connection is made to it, not only at the start.
+func TestRedisWeakLater(t *testing.T) {
+	server := newRedisServer(t)
+	s := server.open(t)
+	commit(t, s, 0, frame())
+	by := redis.NewClient(&redis.Options{Addr: server.socket})
+	defer func() { _ = by.Close() }()
+	set := func(appendonly string) { // as another server would have it
+		t.Helper()
+		if err := errors.Join(by.ConfigSet(t.Context(), "appendonly", appendonly).Err(), by.Do(t.Context(), "client", "kill", "type", "normal", "skipme", "yes").Err()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("no")
+	var err error
+	eventually(t, "the weak server is refused", func() bool {
+		_, err = s.Head(t.Context())
+		return err != nil && strings.Contains(err.Error(), "appendonly no")
+	})
+	if !errors.Is(err, bulkhead.Unavailable) || errors.Is(err, bulkhead.Invalid) {
+		t.Errorf("it is refused with %v", err)
+	}
+	if _, err := s.Commit(t.Context(), 1, bulkhead.Revision{Author: "a", Change: example(1)}); !errors.Is(err, bulkhead.Unavailable) {
+		t.Errorf("a commit to a server that may lose it: %v", err)
+	}
+	set("yes")
+	eventually(t, "it is in order again", func() bool { _, err = s.Head(t.Context()); return err == nil })
+}
+
+// TestRedisReplicas: what no replica has is not acknowledged, tokens and the
+// audit log like revisions.
+func TestRedisReplicas(t *testing.T) {
+	server := newRedisServer(t)
+	plain := server.open(t)
+	secret, tok, err := plain.Tokens().Create(t.Context(), Token{Scope: ScopeAdmin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := server.options()
+	o.Replicas = 1 // there is none
+	s, err := OpenRedis(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	_, _, created := s.Tokens().Create(t.Context(), Token{Scope: ScopeAdmin})
+	for what, err := range map[string]error{
+		"a token": created, "a revocation": s.Tokens().Revoke(t.Context(), tok.ID),
+		"an audit entry": s.Audit().Append(t.Context(), AuditEntry{Token: tok.ID, Method: "PUT", Path: "/v1/x", Status: 200}),
+	} {
+		if !errors.Is(err, bulkhead.Unavailable) || !strings.Contains(err.Error(), "0 of 1 replicas") {
+			t.Errorf("%s that one server alone has: %v", what, err)
+		}
+	}
+	if _, err := plain.Tokens().Authenticate(t.Context(), secret); !errors.Is(err, ErrRevoked) {
+		t.Errorf("the revocation was not stored: %v", err)
+	}
+	if err := s.Tokens().Revoke(t.Context(), "aaaaaaaaaa"); !errors.Is(err, bulkhead.NotFound) {
+		t.Errorf("a token that is not there: %v", err)
+	}
+}
+
 // TestRedisSentAgain: a commit whose answer got lost is not a conflict with itself.
 func TestRedisSentAgain(t *testing.T) {
 	server := newRedisServer(t)

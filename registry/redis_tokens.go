@@ -25,23 +25,30 @@ func (s *Redis) Audit() *Audit { return &Audit{s} }
 // last used and when it was revoked stand in two hashes of their own. Whoever
 // changes which tokens are good counts "tokens_version" up.
 
+const addTokenScript = `
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+if ARGV[3] ~= '0' then redis.call('HSET', KEYS[2], ARGV[1], ARGV[3]) end
+if ARGV[4] ~= '0' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[4]) end
+return redis.call('INCR', KEYS[4])`
+
+// tokenKeys are those of the scripts here.
+func (s *Redis) tokenKeys() []string {
+	return []string{s.key("tokens"), s.key("tokens_used"), s.key("tokens_revoked"), s.key("tokens_version")}
+}
+
+// change runs a script that changes tokens or the audit log.
+func (s *Redis) change(ctx context.Context, doing, script string, keys []string, args ...any) (any, error) {
+	answer, copied, err := s.write(ctx, script, keys, args...)
+	return answer, s.failed(ctx, doing, errors.Join(err, copied))
+}
+
 func (s *Redis) addToken(ctx context.Context, t *tokenRow) error {
 	text, err := json.Marshal(t)
 	if err != nil {
 		return fmt.Errorf("encode a token: %w: %w", bulkhead.Invalid, err)
 	}
-	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, s.key("tokens"), t.ID, text)
-		if !t.LastUsed.IsZero() {
-			p.HSet(ctx, s.key("tokens_used"), t.ID, micros(t.LastUsed))
-		}
-		if !t.Revoked.IsZero() {
-			p.HSet(ctx, s.key("tokens_revoked"), t.ID, micros(t.Revoked))
-		}
-		p.Incr(ctx, s.key("tokens_version"))
-		return nil
-	})
-	return s.failed(ctx, "store a token", err)
+	_, err = s.change(ctx, "store a token", addTokenScript, s.tokenKeys(), t.ID, text, micros(t.LastUsed), micros(t.Revoked))
+	return err
 }
 
 // readToken puts together what the three hashes say.
@@ -107,20 +114,18 @@ func (s *Redis) tokens(ctx context.Context) ([]tokenRow, error) {
 	return out, nil
 }
 
+const revokeScript = `
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[2])
+redis.call('INCR', KEYS[4])
+return 1`
+
 func (s *Redis) revokeToken(ctx context.Context, id string, at time.Time) error {
-	there, err := s.client.HExists(ctx, s.key("tokens"), id).Result()
-	if err != nil {
-		return s.failed(ctx, "revoke a token", err)
-	}
-	if !there {
+	there, err := s.change(ctx, "revoke a token", revokeScript, s.tokenKeys(), id, micros(at))
+	if there == int64(0) {
 		return noToken(id)
 	}
-	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSetNX(ctx, s.key("tokens_revoked"), id, micros(at))
-		p.Incr(ctx, s.key("tokens_version"))
-		return nil
-	})
-	return s.failed(ctx, "revoke a token", err)
+	return err
 }
 
 func (s *Redis) tokensVersion(ctx context.Context) (string, error) {
@@ -141,15 +146,13 @@ func (s *Redis) useToken(ctx context.Context, id string, at time.Time) error {
 	return s.failed(ctx, "write down a token's use", err)
 }
 
+const dropScript = `
+for i = 1, 3 do redis.call('HDEL', KEYS[i], ARGV[1]) end
+return redis.call('INCR', KEYS[4])`
+
 func (s *Redis) dropToken(ctx context.Context, id string) error {
-	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		for _, hash := range []string{"tokens", "tokens_used", "tokens_revoked"} {
-			p.HDel(ctx, s.key(hash), id)
-		}
-		p.Incr(ctx, s.key("tokens_version"))
-		return nil
-	})
-	return s.failed(ctx, "drop a token", err)
+	_, err := s.change(ctx, "drop a token", dropScript, s.tokenKeys(), id)
+	return err
 }
 
 // auditScript numbers an entry and adds it. An entry that is sent again,
@@ -170,8 +173,8 @@ func (s *Redis) appendAudit(ctx context.Context, e *AuditEntry) error {
 	if err != nil {
 		return fmt.Errorf("encode an audit entry: %w: %w", bulkhead.Invalid, err)
 	}
-	err = s.client.Eval(ctx, auditScript, []string{s.key("audit")}, text, rand.Text(), MaxAudit).Err()
-	return s.failed(ctx, "write the audit log", err)
+	_, err = s.change(ctx, "write the audit log", auditScript, []string{s.key("audit")}, text, rand.Text(), MaxAudit)
+	return err
 }
 
 func (s *Redis) audit(ctx context.Context, after int64, limit int) ([]AuditEntry, error) {

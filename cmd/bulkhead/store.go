@@ -29,7 +29,7 @@ type storeFlags struct {
 	Store                     string `help:"Where the registry is: sqlite, which is the file registry.db of the data folder, or a Redis: redis://HOST:PORT/DB, rediss:// with TLS, unix:///SOCKET; ?master=NAME for sentinels." default:"sqlite" env:"BULKHEAD_STORE" placeholder:"sqlite|URL"`
 	StorePasswordFile         string `help:"File with the Redis's password. Default: the environment's BULKHEAD_STORE_PASSWORD." type:"path" placeholder:"FILE"`
 	StoreSentinelPasswordFile string `help:"File with the password of its sentinels. Default: the environment's BULKHEAD_STORE_SENTINEL_PASSWORD." type:"path" placeholder:"FILE"`
-	StoreReplicas             int    `help:"Replicas of the Redis that must have a revision before it is acknowledged. With sentinels, 0 lets a failover lose revisions." placeholder:"N"`
+	StoreReplicas             int    `help:"Replicas of the Redis that must have a revision, a token or a revocation before it is acknowledged. With sentinels, 0 lets a failover lose them. Default: 1 with sentinels, else 0." default:"-1" placeholder:"N"`
 }
 
 // embedded reports whether the registry is in the data folder.
@@ -69,8 +69,17 @@ func (f *storeFlags) openRedis(ctx context.Context, lazy bool, log *slog.Logger)
 	if o.SentinelPassword, err = handedOver(f.StoreSentinelPasswordFile, "BULKHEAD_STORE_SENTINEL_PASSWORD"); err != nil {
 		return nil, err
 	}
+	replicas := f.StoreReplicas
+	switch sentinels := o.MasterName != ""; {
+	case replicas < 0 && sentinels:
+		replicas = 1
+	case replicas < 0:
+		replicas = 0
+	case replicas == 0 && sentinels:
+		log.Warn("a failover of the registry's Redis can lose revisions, tokens and revocations that were acknowledged: set --store-replicas 1")
+	}
 	redis.SetLogger(libraryLog{log}) // of the library, for the whole process
-	store, err := registry.OpenRedis(ctx, registry.RedisOptions{Client: o.Universal(), Replicas: f.StoreReplicas, Lazy: lazy, Log: log})
+	store, err := registry.OpenRedis(ctx, registry.RedisOptions{Client: o.Universal(), Replicas: replicas, Lazy: lazy, Log: log})
 	if err != nil {
 		return nil, err
 	}
