@@ -26,6 +26,13 @@ type AuditEntry struct {
 	Detail   string                  `json:"detail,omitempty"`
 }
 
+// same reports whether two entries tell of the same write, whatever their numbers.
+func (e *AuditEntry) same(o *AuditEntry) bool {
+	a, b := *e, *o
+	a.Number, b.Number, a.Time, b.Time = 0, 0, time.Time{}, time.Time{}
+	return a == b && e.Time.Equal(o.Time)
+}
+
 // auditRows is where a store keeps audit entries.
 type auditRows interface {
 	appendAudit(ctx context.Context, e *AuditEntry) error

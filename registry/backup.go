@@ -112,7 +112,8 @@ type RestoreOptions struct {
 	Base bulkhead.RevisionNumber
 	// Tokens restores the tokens that are not there; those that are stay as they are.
 	Tokens bool
-	// Audit restores the audit log, which must be empty.
+	// Audit restores the audit log, which must be empty, or hold what an earlier
+	// call that was interrupted put there.
 	Audit bool
 }
 
@@ -136,12 +137,9 @@ func (b *Backup) Restore(ctx context.Context, to Backed, o RestoreOptions) (Rest
 	if err != nil {
 		return out, err
 	}
-	if o.Audit {
-		if there, err := to.Audit().Entries(ctx, 0, 1); err != nil {
-			return out, err
-		} else if len(there) > 0 {
-			return out, fmt.Errorf("restore the audit log: %w: there is one already; leave it out", bulkhead.Invalid)
-		}
+	entries, err := b.missingEntries(ctx, to, o)
+	if err != nil {
+		return out, err
 	}
 	if out.Revision, err = b.commit(ctx, to, o); err != nil {
 		return out, err
@@ -154,12 +152,9 @@ func (b *Backup) Restore(ctx context.Context, to Backed, o RestoreOptions) (Rest
 		}
 		out.Tokens = append(out.Tokens, tokens[i].Token)
 	}
-	for i := range b.file.audit {
-		if !o.Audit {
-			break
-		}
+	for i := range entries {
 		if !o.DryRun {
-			if err := to.Audit().Append(ctx, b.file.audit[i]); err != nil {
+			if err := to.Audit().Append(ctx, entries[i]); err != nil {
 				return out, err
 			}
 		}
@@ -190,6 +185,27 @@ func (b *Backup) missingTokens(ctx context.Context, to Backed, o RestoreOptions)
 		return nil, fmt.Errorf("restore %d tokens: %w: there would be over %d", len(out), bulkhead.Invalid, MaxTokens)
 	}
 	return out, nil
+}
+
+// missingEntries returns the entries of the audit log after those that are there.
+func (b *Backup) missingEntries(ctx context.Context, to Backed, o RestoreOptions) ([]AuditEntry, error) {
+	if !o.Audit {
+		return nil, nil
+	}
+	left := b.file.audit
+	for after := int64(0); ; {
+		there, err := to.Audit().Entries(ctx, after, auditPage)
+		if err != nil || len(there) == 0 {
+			return left, err
+		}
+		for i := range there {
+			if len(left) == 0 || !left[0].same(&there[i]) {
+				return nil, fmt.Errorf("restore the audit log: %w: there is another one already; leave it out", bulkhead.Invalid)
+			}
+			left = left[1:]
+		}
+		after = there[len(there)-1].Number
+	}
 }
 
 func (b *Backup) commit(ctx context.Context, to Backed, o RestoreOptions) (bulkhead.Revision, error) {

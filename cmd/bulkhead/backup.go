@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/google/renameio/v2"
 
@@ -85,10 +87,17 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	done, err := b.Restore(ctx, store, registry.RestoreOptions{
 		Author: author(), Message: why, DryRun: c.DryRun, Base: c.Base, Tokens: c.Tokens, Audit: c.Audit,
 	})
+	// An entry would be in the way of an audit log that is still to be resumed.
+	if !c.DryRun && (err == nil && (c.Tokens || c.Audit) || len(done.Tokens) > 0 && !c.Audit) {
+		err = errors.Join(err, auditRestore(ctx, store, b, &done))
+	}
 	if err != nil {
 		return err
 	}
 	r := &done.Revision
+	if 0 < before.Revision && r.Number < b.State.Revision {
+		fmt.Fprintf(a.err, "revision %d is below the backup's %d: parts that have a higher one do not take it; if this registry was emptied, empty it again and restore into that\n", r.Number, b.State.Revision)
+	}
 	printDifferences(a.out, before, &r.Change)
 	for i := range done.Tokens {
 		fmt.Fprintf(a.out, "+ token %s of scope %s\n", done.Tokens[i].ID, done.Tokens[i].Scope)
@@ -103,6 +112,22 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		fmt.Fprintf(a.out, "dry run: nothing was changed; it would become revision %d. Do it with --base %d\n", r.Number, r.Parent)
 	default:
 		fmt.Fprintf(a.out, "revision %d\n", r.Number)
+	}
+	return nil
+}
+
+// auditRestore notes which tokens are good again.
+func auditRestore(ctx context.Context, store backend, b *registry.Backup, done *registry.Restored) error {
+	var ids []string
+	for i := range done.Tokens {
+		ids = append(ids, done.Tokens[i].ID)
+	}
+	err := store.Audit().Append(ctx, registry.AuditEntry{
+		Token: author(), Method: "CLI", Path: "restore", Revision: done.Revision.Number,
+		Detail: fmt.Sprintf("of revision %d, saved %s: %d entries of the audit log, %d tokens: %s", b.State.Revision, when(b.Time), done.Entries, len(ids), strings.Join(ids, " ")),
+	})
+	if err != nil {
+		return fmt.Errorf("the restore is done, but not in the audit log: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,14 @@ func TestBackupCommands(t *testing.T) {
 	code, out, err := command(t, elsewhere, "restore", file, "--tokens")
 	if code != exitOK || !strings.Contains(out, "+ token "+tok.ID) || !strings.HasSuffix(out, "revision 100000\n") {
 		t.Errorf("exit %d:\n%s%s", code, out, err)
+	}
+	copied, openErr := registry.OpenSQLite(t.Context(), dataDir(elsewhere).registry())
+	if openErr != nil {
+		t.Fatal(openErr)
+	}
+	entries, openErr := copied.Audit().Entries(t.Context(), 0, 10)
+	if openErr = errors.Join(openErr, copied.Close()); openErr != nil || len(entries) != 1 || entries[0].Path != "restore" || !strings.Contains(entries[0].Detail, tok.ID) {
+		t.Errorf("the audit log after a restore of tokens: %+v, %v", entries, openErr)
 	}
 	text, readErr := os.ReadFile(file)
 	if readErr != nil {
