@@ -89,6 +89,13 @@ func (a *Admin) authenticate(r *http.Request) (*principal, error) {
 	return &principal{id: t.ID, scope: t.Scope, tenant: t.Tenant}, nil
 }
 
+// Admits reports whether a request comes with a token that may have what other
+// parts serve beside the API: an admin's, or to look at it a reader's.
+func (a *Admin) Admits(r *http.Request) bool {
+	p, err := a.authenticate(r)
+	return err == nil && (p.scope == registry.ScopeAdmin || p.scope == registry.ScopeRead && r.Method == http.MethodGet)
+}
+
 // answer is what a handler answers.
 type answer struct {
 	status   int

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/bulkhead-voip/bulkhead/registry"
 )
 
 // serviceUnderTest starts a service's parts in this process, on an example
@@ -195,6 +197,22 @@ func TestAdminAPIChangesTheRegistry(t *testing.T) {
 		}
 		if got := status(t, http.MethodGet, url+path, func(*http.Request) {}); path != "/v1/nothing" && got != 401 {
 			t.Errorf("%s without a token: %d, want 401", path, got)
+		}
+	}
+	// The rooms' routes take the registry's tokens too: an admin's, and a reader's to look.
+	for scope, want := range map[registry.Scope][2]int{registry.ScopeAdmin: {200, 405}, registry.ScopeRead: {200, 401}, registry.ScopeTenant: {401, 401}} {
+		of := registry.Token{Scope: scope}
+		if scope == registry.ScopeTenant {
+			of.Tenant = "acme"
+		}
+		secret, _, err := p.store.Tokens().Create(t.Context(), of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, method := range []string{http.MethodGet, http.MethodDelete} {
+			if got := status(t, method, url+"/v1/cdrs", func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+secret) }); got != want[i] {
+				t.Errorf("%s /v1/cdrs with a token of scope %s: %d, want %d", method, scope, got, want[i])
+			}
 		}
 	}
 	before := p.live.Load().Revision()
