@@ -40,6 +40,7 @@ const (
 // its configuration service.
 type stand struct {
 	sip, sbc, xml string
+	listener      net.Listener // at xml; nil: not yet
 	esl           freeswitch.Config
 	live          *route.Live
 	down          atomic.Bool // the configuration service is
@@ -123,7 +124,6 @@ func fakeSwitch(t *testing.T) *stand {
 		t.Fatal(err)
 	}
 	xml := l.Addr().String()
-	l.Close()
 	n, err := freeswitchtest.New(freeswitchtest.Config{
 		ID: "fs1", ESLPassword: "not the default", Context: freeswitch.Context, Heartbeat: time.Second,
 		XMLURLs: []string{"http://" + xml + "/freeswitch/xml"}, XMLUser: "fs1", XMLPassword: realToken, XMLTimeout: 20 * time.Second,
@@ -140,7 +140,7 @@ func fakeSwitch(t *testing.T) *stand {
 			t.Error(err)
 		}
 	})
-	return &stand{sip: n.Addr().String(), sbc: "127.0.0.1:0", xml: xml, esl: freeswitch.Config{Addr: n.ESLAddr(), Password: "not the default"}}
+	return &stand{sip: n.Addr().String(), sbc: "127.0.0.1:0", xml: xml, listener: l, esl: freeswitch.Config{Addr: n.ESLAddr(), Password: "not the default"}}
 }
 
 // start brings up what stands around the switch.
@@ -196,9 +196,11 @@ func (s *stand) start(t *testing.T) {
 // serve answers mod_xml_curl.
 func (s *stand) serve(t *testing.T) {
 	t.Helper()
-	l, err := net.Listen("tcp", s.xml)
-	if err != nil {
-		t.Fatal(err)
+	if s.listener == nil {
+		var err error
+		if s.listener, err = net.Listen("tcp", s.xml); err != nil {
+			t.Fatal(err)
+		}
 	}
 	srv := &http.Server{ReadTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		node, password, _ := r.BasicAuth()
@@ -210,7 +212,7 @@ func (s *stand) serve(t *testing.T) {
 		_, _ = w.Write(answer)
 	})}
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- srv.Serve(s.listener) }()
 	t.Cleanup(func() {
 		srv.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
