@@ -28,7 +28,6 @@ type cell struct {
 	live   *route.Live
 	nodes  []*node
 	groups []*testenv.CPUGroup // in which nodes are confined
-	tables route.Tables
 }
 
 // startCell starts one with so many nodes in the standard pool and in that of
@@ -72,13 +71,14 @@ func startCell(ctx context.Context, standard, dialers int, tell bool) (_ *cell, 
 		}
 	}
 	c.live.Store(route.New(bulkhead.State{}.Apply(&change)))
-	if c.tables, err = route.MakeTables(c.live.Load(), "sbc1"); err != nil {
+	tables, err := route.MakeTables(c.live.Load(), "sbc1")
+	if err != nil {
 		return nil, err
 	}
-	if c.sbc, err = startSBC(ctx, "", "", time.Second, kamailio.Memory(len(c.tables.Rows))); err != nil {
+	if c.sbc, err = startSBC(ctx, "", "", time.Second, kamailio.Memory(len(tables.Rows))); err != nil {
 		return nil, err
 	}
-	return c, c.client.Apply(ctx, c.tables)
+	return c, c.client.Apply(ctx, tables)
 }
 
 func (c *cell) stop() error {
@@ -113,17 +113,17 @@ func (c *cell) confine(cpus float64, nodes ...*node) (*testenv.CPUGroup, error) 
 
 // dispatch runs the dispatcher service of the SBC as it is shipped, and
 // returns when all nodes take calls. One that is new bears no node a grudge.
-func (c *cell) dispatch(ctx context.Context) (_ *dispatcher.Watch, stop func(), err error) {
+func (c *cell) dispatch(ctx context.Context) (stop func(), err error) {
 	log := slog.New(slog.DiscardHandler)
 	watch, err := dispatcher.NewWatch(dispatcher.WatchConfig{SBC: "sbc1", Untaken: c.client}, c.live, dispatcher.UDPPinger{}, log, prometheus.NewRegistry())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	cfg := dispatcher.DefaultConfig()
 	cfg.SBC, cfg.States = "sbc1", watch
 	keeper, err := dispatcher.New(cfg, c.live, c.client, log, prometheus.NewRegistry())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -143,9 +143,9 @@ func (c *cell) dispatch(ctx context.Context) (_ *dispatcher.Watch, stop func(), 
 	})
 	if err != nil {
 		stop()
-		return nil, nil, err
+		return nil, err
 	}
-	return watch, stop, nil
+	return stop, nil
 }
 
 // until waits until ok returns nil, and fails with what it last returned.

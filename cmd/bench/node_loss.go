@@ -57,7 +57,7 @@ func (c *cell) lose(ctx context.Context, name string) (last time.Duration, calls
 			return 0, nil, err
 		}
 	}
-	_, stop, err := c.dispatch(ctx)
+	stop, err := c.dispatch(ctx)
 	if err != nil {
 		return 0, nil, err
 	}

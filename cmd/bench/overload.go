@@ -52,7 +52,7 @@ func overloadMoved(ctx context.Context) (_ []figure, err error) {
 // overload burns the CPU of the first node's group, and returns when, after
 // that, the last call that it answered was begun, and all calls of the run.
 func (c *cell) overload(ctx context.Context, group *testenv.CPUGroup, name string) (last time.Duration, calls []called, err error) {
-	_, stop, err := c.dispatch(ctx)
+	stop, err := c.dispatch(ctx)
 	if err != nil {
 		return 0, nil, err
 	}

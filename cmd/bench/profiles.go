@@ -35,7 +35,7 @@ func profilesApart(ctx context.Context) (_ []figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	_, stop, err := c.dispatch(ctx)
+	stop, err := c.dispatch(ctx)
 	if err != nil {
 		return nil, err
 	}
