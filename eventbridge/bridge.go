@@ -246,11 +246,17 @@ func (b *Bridge) supervise(ctx context.Context) map[bulkhead.NodeID]*attachment 
 		b.mu.Lock()
 		want := b.sources
 		b.mu.Unlock()
+		over := map[bulkhead.NodeID]*attachment{}
 		for id, a := range running {
 			if s := want[id]; s == nil || !same(s, a.source) {
-				b.detach(id, a, s == nil)
+				a.cancel()
+				over[id] = a
 				delete(running, id)
 			}
+		}
+		deadline := time.Now().Add(stopWait) // of all: one that is stuck must not keep the others waiting
+		for id, a := range over {
+			b.detach(id, a, want[id] == nil, deadline)
 		}
 		for id, s := range want {
 			if running[id] == nil && ctx.Err() == nil {
@@ -287,10 +293,9 @@ func (b *Bridge) attach(ctx context.Context, s Source) *attachment {
 	return a
 }
 
-// detach ends an attachment. What it emitted stays queued.
-func (b *Bridge) detach(id bulkhead.NodeID, a *attachment, gone bool) {
-	a.cancel()
-	if !wait(a.done, stopWait) {
+// detach waits for the end of an attachment that was cancelled. What it emitted stays queued.
+func (b *Bridge) detach(id bulkhead.NodeID, a *attachment, gone bool, deadline time.Time) {
+	if !wait(a.done, time.Until(deadline)) {
 		b.log.Error("event source does not stop", "node", id)
 	}
 	reason := "node's address was changed"
@@ -320,6 +325,11 @@ func (b *Bridge) stopAll(running map[bulkhead.NodeID]*attachment) error {
 }
 
 func wait(done <-chan struct{}, limit time.Duration) bool {
+	select {
+	case <-done: // even if the time is over
+		return true
+	default:
+	}
 	t := time.NewTimer(limit)
 	defer t.Stop()
 	select {

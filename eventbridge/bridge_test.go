@@ -298,6 +298,29 @@ func TestSourcesComeAndGo(t *testing.T) {
 	})
 }
 
+// TestStuckSources: several sources that do not stop cost a change no more time than one.
+func TestStuckSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var stuck []Source
+		for n := range 10 {
+			stuck = append(stuck, &fakeSource{id: bulkhead.NodeID(fmt.Sprintf("old%d", n)), run: func(context.Context, int, func(cdr.Event)) error { <-release; return nil }})
+		}
+		b, stop := launch(t, testConfig(t, &memStream{}), stuck...)
+		defer stop()
+		defer close(release)
+		time.Sleep(time.Second)
+		fresh := scripted("fs1", []cdr.Event{connected(0, "core")})
+		if err := b.SetSources([]Source{fresh}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(stopWait + time.Second)
+		if fresh.n.Load() != 1 {
+			t.Error("a new node is not heard: the bridge still waits for old ones")
+		}
+	})
+}
+
 // TestStopAndStart also holds that what was queued at the stop is stored.
 func TestStopAndStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -30,7 +30,8 @@ type Config struct {
 	// SilenceTimeout ends a connection on which no frame arrived for so long,
 	// not even a HEARTBEAT (every 20 s by default); 60 s. Negative: never.
 	SilenceTimeout time.Duration
-	// QueueBytes bounds the bodies of frames that wait for Next; 64 MiB.
+	// QueueBytes bounds the frames that wait for Next: their bodies, and 128
+	// bytes for each; 64 MiB.
 	QueueBytes int
 }
 
@@ -199,6 +200,10 @@ func (c *Conn) read(frames *frameReader) {
 	}
 }
 
+// messageBytes is what a queued message takes beside its body: frames without
+// one are not for nothing.
+const messageBytes = 128
+
 // deliver hands a frame to the command that waits for it or to the queue.
 func (c *Conn) deliver(fr frame) error {
 	c.mu.Lock()
@@ -218,10 +223,10 @@ func (c *Conn) deliver(fr frame) error {
 		c.notice = clip(strings.TrimSpace(string(fr.body)))
 		return nil
 	}
-	if c.bytes+len(fr.body) > c.cfg.QueueBytes {
+	if c.bytes+len(fr.body)+messageBytes > c.cfg.QueueBytes {
 		return ErrQueueFull
 	}
-	c.bytes += len(fr.body)
+	c.bytes += len(fr.body) + messageBytes
 	c.queue = append(c.queue, Message{Type: fr.contentType, Body: fr.body})
 	c.signal()
 	return nil
@@ -260,7 +265,7 @@ func (c *Conn) Next(ctx context.Context) (Message, error) {
 			m := c.queue[0]
 			c.queue[0] = Message{}
 			c.queue = c.queue[1:]
-			c.bytes -= len(m.Body)
+			c.bytes -= len(m.Body) + messageBytes
 			c.mu.Unlock()
 			return m, nil
 		}

@@ -259,6 +259,33 @@ func TestReplyDoesNotWaitBehindEvents(t *testing.T) {
 	}
 }
 
+// TestQueueFullOfEmptyFrames: frames without a body are bounded too.
+func TestQueueFullOfEmptyFrames(t *testing.T) {
+	cfg := server(t, func(s *session) {
+		s.authenticate()
+		for range 100 {
+			s.send(framed(typeEventJSON, ""))
+		}
+		s.drain()
+	})
+	cfg.QueueBytes = 10 * messageBytes
+	c := dial(t, cfg)
+	<-c.done
+	n := 0
+	for {
+		if _, err := c.Next(t.Context()); err != nil {
+			if !errors.Is(err, ErrQueueFull) {
+				t.Errorf("error %v, want %v", err, ErrQueueFull)
+			}
+			break
+		}
+		n++
+	}
+	if n != 10 {
+		t.Errorf("%d frames were queued, want 10", n)
+	}
+}
+
 func TestQueueFull(t *testing.T) {
 	cfg := server(t, func(s *session) {
 		s.authenticate()
@@ -267,7 +294,7 @@ func TestQueueFull(t *testing.T) {
 		}
 		s.drain()
 	})
-	cfg.QueueBytes = 10_000
+	cfg.QueueBytes = 10 * (1000 + messageBytes)
 	c := dial(t, cfg)
 	<-c.done
 	for i := range 10 {
