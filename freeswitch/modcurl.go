@@ -123,46 +123,44 @@ func appendMultiset(dst []byte, req *Request, node bulkhead.NodeID, plan *route.
 		return append(dst, "^^;bulkhead_action=defer"...), nil
 	}
 	s := write(req, node, plan, true)
-	dst = append(dst, "^^;"...)
-	vars, exports := s.variables()
-	for i, v := range vars {
-		if i > 0 {
-			dst = append(dst, ';')
-		}
-		dst = append(dst, v...)
-	}
-	if len(exports) > 0 {
-		dst = append(dst, ";export_vars="...)
-		dst = append(dst, strings.Join(exports, ",")...)
-	}
-	return dst, s.reject
+	return s.variables(append(dst, "^^;"...)), s.reject
 }
 
-// variables turns a script into variables: what it sets, and the one action
+// variables appends a script as variables: what it sets, and the one action
 // that ends it. Whatever would come after that action is asked for again.
-func (s *script) variables() (vars, exports []string) {
-	for i, st := range s.steps {
-		switch st.application {
+func (s *script) variables(dst []byte) []byte {
+	variable := func(name, value string) {
+		dst = append(append(append(append(dst, name...), '='), value...), ';')
+	}
+	last, next := step{"hangup", "", "NORMAL_TEMPORARY_FAILURE"}, ""
+steps:
+	for i := range s.steps {
+		switch st := &s.steps[i]; st.application {
 		case "set", "export":
-			if st.application == "export" {
-				exports = append(exports, st.name)
-			}
-			vars = append(vars, st.name+"="+st.data)
-			continue
+			variable(st.name, st.data)
 		case "record_session":
 			// Its path is put together by the dialplan: an answer may hold no ${.
-			vars = append(vars, "bulkhead_record=true")
-			continue
-		case "answer":
-			continue // each application that needs it is preceded by it in the dialplan
+			variable("bulkhead_record", "true")
+		case "answer": // each application that needs it is preceded by it in the dialplan
+		default:
+			last = *st
+			if i+1 < len(s.steps) && s.steps[i+1].application == "execute_extension" {
+				next, _, _ = strings.Cut(strings.Fields(s.steps[i+1].data)[0], lastCause)
+			}
+			break steps
 		}
-		next := ""
-		if i+1 < len(s.steps) && s.steps[i+1].application == "execute_extension" {
-			next, _, _ = strings.Cut(strings.Fields(s.steps[i+1].data)[0], lastCause)
-		}
-		return append(vars, "bulkhead_action="+st.application, "bulkhead_data="+st.data, "bulkhead_next="+next), exports
 	}
-	return append(vars, "bulkhead_action=hangup", "bulkhead_data=NORMAL_TEMPORARY_FAILURE", "bulkhead_next="), exports
+	variable("bulkhead_action", last.application)
+	variable("bulkhead_data", last.data)
+	dst = append(append(dst, "bulkhead_next="...), next...)
+	separator := ";export_vars="
+	for i := range s.steps {
+		if s.steps[i].application == "export" {
+			dst = append(append(dst, separator...), s.steps[i].name...)
+			separator = ","
+		}
+	}
+	return dst
 }
 
 // planJSON is a plan as scripts get it.
