@@ -11,7 +11,7 @@ import "strings"
 //	announcement:closed plays the announcement and hangs up
 //	voicemail:101       the user's voicemail box
 //	pbx:support         hands over to what the operator's PBX has
-//	reject:486          rejects with the SIP status, 400 to 699
+//	reject:486          rejects with the SIP status, 400 to 499 or 600 to 699
 //
 // Users, groups, schedules, announcements and handovers are the tenant's own.
 type Target string

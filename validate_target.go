@@ -209,8 +209,8 @@ func (v *targets) exists(field string, t Target) bool {
 		}
 	case ToReject:
 		n, err := strconv.Atoi(value)
-		if ok = err == nil && n >= 400 && n <= 699 && len(value) == 3; !ok {
-			v.fail(invalid(field, "%q is not reject: and a SIP status, 400 to 699", t))
+		if ok = err == nil && n >= 400 && n <= 699 && n/100 != 5 && len(value) == 3; !ok {
+			v.fail(invalid(field, "%q is not reject: and a SIP status, 400 to 499 or 600 to 699: on a 5xx an SBC would ask the next node", t))
 			return false
 		}
 	default:

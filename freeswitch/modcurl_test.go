@@ -25,7 +25,7 @@ func multiset(t testing.TB, answer []byte) map[string]string {
 	vars := map[string]string{}
 	for _, f := range strings.Split(rest, ";") {
 		name, value, ok := strings.Cut(f, "=")
-		if _, twice := vars[name]; !ok || twice || !only(name, 64, "_") {
+		if _, twice := vars[name]; !ok || twice || !only(name, 64, "_-") {
 			t.Fatalf("field %q in %q", f, rest)
 		}
 		vars[name] = value

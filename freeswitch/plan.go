@@ -63,6 +63,9 @@ func (s *script) begin(node bulkhead.NodeID) bool {
 	// The SBC's headers must not travel on to phones and carriers, where sofia
 	// would copy them.
 	s.set("sip_copy_custom_headers", "false")
+	if p.SBC != "" {
+		s.set(decided, "true")
+	}
 	s.set("hangup_after_bridge", "true")
 	if len(p.Codecs) > 0 {
 		for _, c := range p.Codecs {
@@ -81,6 +84,12 @@ func (s *script) begin(node bulkhead.NodeID) bool {
 	}
 	return true
 }
+
+// decided puts a header into what the switch answers the SBC with, its final
+// responses included (mod_sofia.c, sofia_on_hangup). A 5xx that a carrier or
+// phone gave is told by it from the switch's own, after which another node is
+// asked.
+const decided = "sip_rh_X-Bulkhead-Decided"
 
 // What stands in an answer to be expanded by the switch: its own folder of
 // recordings, the id of the channel, and what became of the last bridge. None

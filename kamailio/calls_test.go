@@ -296,6 +296,22 @@ func TestFailover(t *testing.T) {
 		t.Errorf("the second node was asked after %s", d)
 	}
 	wantEvent(t, got, "failover", id, first.addr, "503")
+	// A 503 of the far end, which the node passes back, is the answer.
+	first.mu.Lock()
+	first.extra = "X-Bulkhead-Decided: true\r\n"
+	first.mu.Unlock()
+	decided := call{ruri: "sip:1001@acme.example", callID: "far-end-503"}
+	answer := w.ask("127.1.1.1", decided)
+	want(t, "a far end's 503", answer, 503)
+	if second.call(decided.callID) != "" {
+		t.Error("a far end's 503 led to the second node")
+	}
+	if header(answer, "X-Bulkhead-Decided") != "" {
+		t.Error("the caller hears what the node says to the SBC alone")
+	}
+	first.mu.Lock()
+	first.extra = ""
+	first.mu.Unlock()
 	// Silence: the next after the node timeout, in the same transaction.
 	first.set("")
 	id = call503()

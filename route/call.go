@@ -134,7 +134,7 @@ type DialTrunk struct {
 
 // Reject ends the call.
 type Reject struct {
-	Status int    // SIP status, 400 to 699
+	Status int    // SIP status, 400 to 499 or 600 to 699: an SBC takes a 5xx for a node that failed
 	Cause  int    // ITU-T Q.850
 	Reason string // in words, for the store
 }
@@ -148,7 +148,8 @@ func (Reject) action()    {}
 func (DialUser) leg()  {}
 func (DialTrunk) leg() {}
 
-// The rejections that Decide knows. The SBC gives the same ones.
+// The rejections that Decide knows. The SBC gives the same ones. None is a 5xx:
+// on those the SBC asks another node.
 var (
 	UnknownDomain  = Reject{Status: 404, Cause: 3, Reason: "unknown domain"}
 	UnlistedSource = Reject{Status: 403, Cause: 21, Reason: "unlisted source"}
@@ -158,7 +159,7 @@ var (
 	UnknownNode    = Reject{Status: 403, Cause: 21, Reason: "not from a known node"}
 	Unmanaged      = Reject{Status: 403, Cause: 21, Reason: "tenant is not managed"}
 	NotAllowed     = Reject{Status: 403, Cause: 21, Reason: "destination class is not allowed"}
-	NoTrunk        = Reject{Status: 503, Cause: 34, Reason: "no trunk takes the number"}
+	NoTrunk        = Reject{Status: 404, Cause: 3, Reason: "no trunk takes the number"}
 	NobodyRings    = Reject{Status: 480, Cause: 20, Reason: "nobody of the group rings"}
 	DoNotDisturb   = Reject{Status: 486, Cause: 17, Reason: "do not disturb"}
 )

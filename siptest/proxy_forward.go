@@ -15,6 +15,10 @@ import (
 // silentNode is the reason of a failover from a node that says nothing.
 const silentNode = "no answer from the node"
 
+// decidedHeader is in a final response of a node that took the call: a 5xx with
+// it is the far end's, not the node's own.
+const decidedHeader = "X-Bulkhead-Decided"
+
 // hop is one place that a request may go to.
 type hop struct {
 	uri  sip.Uri
@@ -135,7 +139,7 @@ func (b *branch) on(res *sip.Response, err error) {
 	switch {
 	case res.IsSuccess():
 		f.success(b, res)
-	case res.StatusCode/100 == 5 && f.toNodes && !rang: // a call that rang is not placed a second time
+	case res.StatusCode/100 == 5 && f.toNodes && !rang && res.GetHeader(decidedHeader) == nil: // what rang or was decided is not placed a second time
 		f.failed(b, res.StatusCode, "refused by the node", res)
 	default:
 		f.final(b, res)

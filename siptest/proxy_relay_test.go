@@ -16,8 +16,23 @@ import (
 
 // TestProxyRang wants a call that rang not to be placed a second time.
 func TestProxyRang(t *testing.T) {
+	placedOnce(t, func(in *siptest.Incoming) error {
+		return errors.Join(in.Progress(180, "Ringing", nil), in.Reject(503, "Late"))
+	})
+}
+
+// TestProxyDecided: what became of a call that a node took is no failure of the node.
+func TestProxyDecided(t *testing.T) {
+	placedOnce(t, func(in *siptest.Incoming) error {
+		return in.Reject(503, "Full", sip.NewHeader("X-Bulkhead-Decided", "true"))
+	})
+}
+
+// placedOnce places a call that the first of two nodes ends with 503 after all.
+func placedOnce(t *testing.T, end func(*siptest.Incoming) error) {
+	t.Helper()
 	first := newStack(t, siptest.StackConfig{Listen: "127.0.2.2:0", OnInvite: func(in *siptest.Incoming) {
-		if err := errors.Join(in.Progress(180, "Ringing", nil), in.Reject(503, "Late")); err != nil {
+		if err := end(in); err != nil {
 			t.Error(err)
 		}
 	}})

@@ -214,6 +214,13 @@ func TestTwoTenants(t *testing.T) {
 		answered(t, a101, "0301234567")
 		was(t, "carrier:49301234567 from 493012340 [acme: 1] 8,101; carrier:49301234567 from 493012340 [acme: 1] 8,101")
 	})
+	t.Run("carriers that fail", func(t *testing.T) {
+		r.mu.Lock()
+		r.busy = 2
+		r.mu.Unlock()
+		refused(t, a101, "0301234567", 480) // not 503: an SBC would take this Asterisk for sick
+		r.called()
+	})
 	t.Run("in", func(t *testing.T) {
 		answered(t, r.carrier, r.atSIP("493012340"))
 		was(t, "101@acme.example 8,101")

@@ -185,7 +185,7 @@ func (c *call) answer() bool {
 	}
 	a := c.a
 	c.startA()
-	d, err := c.inc.Answer(a.localSDP)
+	d, err := c.inc.Answer(a.localSDP, a.responseHeaders()...)
 	if err != nil {
 		c.log.Debug("answer", "err", err)
 		if !c.gone() { // not a CANCEL
@@ -410,9 +410,21 @@ func (c *call) refuse() {
 			text = c.reason
 		}
 	}
-	if err := c.inc.Reject(code, text, reasonHeader(c.a.why)); err != nil {
+	if err := c.inc.Reject(code, text, append(c.a.responseHeaders(), reasonHeader(c.a.why))...); err != nil {
 		c.log.Debug("refuse", "err", err) // a CANCEL came first
 	}
+}
+
+// responseHeaders are those that the channel's variables put into final
+// responses (source: mod_sofia.c, SOFIA_SIP_RESPONSE_HEADER_PREFIX).
+func (l *leg) responseHeaders() []sip.Header {
+	var all []sip.Header
+	for _, f := range l.vars {
+		if name, ok := strings.CutPrefix(f.name, "sip_rh_"); ok {
+			all = append(all, sip.NewHeader(name, f.value))
+		}
+	}
+	return all
 }
 
 // reasonHeader is RFC 3326's, as mod_sofia sends it (source).
