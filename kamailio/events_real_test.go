@@ -1,6 +1,7 @@
 package kamailio_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -129,20 +130,23 @@ func TestEvents(t *testing.T) {
 	want(t, "no From user", w.ask("127.5.5.5", call{ruri: "sip:nobody.example", from: "sip:x.example", callID: `no-user-$var(x){"}'`}), 404)
 	want(t, "nasty text", w.ask("127.5.5.5", call{ruri: "sip:" + nasty + "@nobody.example", from: "sip:" + nasty + "@x.example", callID: "nasty-" + strings.Repeat("x", 300)}), 404)
 	for i := range 120 { // more than one batch holds
-		w.ask("127.5.5.5", call{ruri: "sip:1@nobody.example", callID: "flood-" + itoa(i) + "-xxxx"})
+		w.ask(fmt.Sprintf("127.6.0.%d", 1+i), call{ruri: "sip:1@nobody.example", callID: "flood-" + itoa(i) + "-xxxx"})
+	}
+	for i := range 30 { // one source: more than is reported of it
+		w.ask("127.7.7.7", call{ruri: "sip:1@nobody.example", callID: "insistent-" + itoa(i)})
 	}
 	eventually(t, "a second try to post", func() bool { return srv.hits.Load() >= 2 })
 	srv.down.Store(false)
 
 	byCall := map[string]cdr.Record{}
-	for timeout := time.After(answerTimeout); len(byCall) < 125; {
+	for timeout := time.After(answerTimeout); len(byCall) < 145; {
 		select {
 		case records := <-got:
 			for _, r := range records {
 				byCall[r.SIPCallID] = r
 			}
 		case <-timeout:
-			t.Fatalf("%d calls were reported, want 125", len(byCall))
+			t.Fatalf("%d calls were reported, want 145", len(byCall))
 		}
 	}
 	r := byCall["unknown-domain-1"]
@@ -165,7 +169,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("a call without users was reported as %+v", r)
 	}
 	n, err := w.Client.Counters(t.Context())
-	if err != nil || n["events_post_failures"] == 0 || n["events_lost"] != 0 || n["refused_source"] != 1 || n["refused_credentials"] != 1 || n["refused_domain"] != 123 {
+	if err != nil || n["events_post_failures"] == 0 || n["events_lost"] != 0 || n["refused_source"] != 1 || n["refused_credentials"] != 1 || n["refused_domain"] != 153 || n["refusals_unreported"] != 10 {
 		t.Errorf("Counters() = %v, %v", n, err)
 	}
 }
