@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"os"
 	"slices"
 	"time"
 
@@ -112,7 +111,7 @@ func (c *runCmd) start(g *group, a *app, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	kind, err := startSBC(p, g, sbc, events.addr.String(), c.Kamailio)
+	kind, err := startSBC(p, g, sbc, events.addr.String(), c, a.out)
 	if err != nil {
 		return err
 	}
@@ -144,9 +143,9 @@ func (c *runCmd) openLog(data dataDir, stderr io.Writer) (io.Writer, func(), err
 	case "":
 		c.LogFile = data.path("bulkhead.log")
 	}
-	f, err := os.OpenFile(c.LogFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	f, err := openLogFile(c.LogFile, logFileMax)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open the log: %w", err)
+		return nil, nil, err
 	}
 	return f, func() { f.Close() }, nil
 }
@@ -163,12 +162,23 @@ func onlySBC(s bulkhead.State) (*bulkhead.SBC, error) {
 }
 
 // startSBC starts Kamailio where it is installed and wanted, else the pure-Go
-// stand-in, and says which.
-func startSBC(p *parts, g *group, sbc *bulkhead.SBC, events string, wantKamailio bool) (kind string, err error) {
-	if wantKamailio {
-		kind, err = startKamailio(p, g, sbc, events)
-		if err == nil || !errors.Is(err, bulkhead.NotFound) {
-			return kind, err
+// stand-in, and says which. Only a demo goes on without a Kamailio that is
+// installed but does not start.
+func startSBC(p *parts, g *group, sbc *bulkhead.SBC, events string, c *runCmd, out io.Writer) (kind string, err error) {
+	kind = "pure-Go stand-in"
+	if c.Kamailio {
+		version, err := startKamailio(p, g, sbc, events)
+		switch {
+		case err == nil:
+			return version, nil
+		case errors.Is(err, bulkhead.NotFound):
+			kind += " (Kamailio is not installed)"
+		case c.Demo && errors.Is(err, errKamailioDoesNotStart) && g.ctx.Err() == nil:
+			kind += " (Kamailio does not start)"
+			fmt.Fprintf(out, "%v\nThe demo goes on with the stand-in. Kamailio 5.6 needs Debian's packages kamailio, kamailio-extra-modules, kamailio-utils-modules and "+
+				"kamailio-sqlite-modules; --no-kamailio does without it from the start.\n", err)
+		default:
+			return "", err
 		}
 	}
 	log := p.log.With("part", "SBC")
@@ -185,10 +195,7 @@ func startSBC(p *parts, g *group, sbc *bulkhead.SBC, events string, wantKamailio
 	}
 	g.run(services, "SBC", proxy.Run)
 	g.run(services, "SBC events", post.Run)
-	if wantKamailio {
-		return "pure-Go stand-in (Kamailio is not installed)", nil
-	}
-	return "pure-Go stand-in", nil
+	return kind, nil
 }
 
 // mediaNodes are the pure-Go media nodes of the demo.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -60,6 +59,9 @@ func startDispatcher(p *parts, g *group, k keep) error {
 	return nil
 }
 
+// errKamailioDoesNotStart is for a Kamailio that is installed and of no use.
+var errKamailioDoesNotStart = errors.New("the installed Kamailio does not start")
+
 // startKamailio starts the installed Kamailio as a child, with the shipped
 // configuration, and the dispatcher that feeds it. The error is
 // bulkhead.NotFound where it is not installed.
@@ -74,21 +76,21 @@ func startKamailio(p *parts, g *group, sbc *bulkhead.SBC, events string) (kind s
 	}
 	params := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: events, User: string(sbc.ID), Token: token, Workers: 2}
 	if err := params.Write(dir); err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", errKamailioDoesNotStart, err)
 	}
-	out, err := os.OpenFile(p.data.path("kamailio.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	out, err := openLogFile(p.data.path("kamailio.log"), logFileMax)
 	if err != nil {
-		return "", fmt.Errorf("open Kamailio's log: %w", err)
+		return "", err
 	}
 	options := kamailio.Options{Output: out, SharedMB: 128}
 	process, err := kamailio.Start(g.ctx, dir, options, p.log)
 	if err != nil {
-		return "", errors.Join(err, out.Close())
+		return "", errors.Join(fmt.Errorf("%w: %w", errKamailioDoesNotStart, err), out.Close())
 	}
 	g.onClose("Kamailio's log", out.Close)
 	g.run(services, "Kamailio", func(ctx context.Context) error {
 		return superviseKamailio(ctx, process, func() (*kamailio.Process, error) {
-			p.log.Error("Kamailio ended by itself and is started again", "log", out.Name())
+			p.log.Error("Kamailio ended by itself and is started again", "log", out.path)
 			return kamailio.Start(ctx, dir, options, p.log)
 		})
 	})
