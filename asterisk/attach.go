@@ -41,7 +41,7 @@ var additions = []Addition{
 var attachModules = []string{
 	"res_curl", "func_curl", "res_config_curl", "res_sorcery_memory_cache", "res_sorcery_realtime",
 	"app_exec", "app_mixmonitor", "app_playback", "app_stack", "app_voicemail", "func_callerid", "func_cdr", "func_channel", "func_cut", "func_dialplan",
-	"func_groupcount", "func_logic", "func_pjsip_endpoint", "func_strings", "func_uri", "res_pjsip_header_funcs",
+	"func_groupcount", "func_hangupcause", "func_logic", "func_pjsip_endpoint", "func_strings", "func_uri", "res_pjsip_header_funcs",
 }
 
 // Additions returns what has to be added to the files of a folder such as
