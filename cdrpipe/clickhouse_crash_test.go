@@ -193,10 +193,10 @@ func TestClickHouseLostAnswers(t *testing.T) {
 	t.Logf("%d answers lost, %d inserts failed", proxy.cuts.Load(), failed)
 }
 
-// TestClickHouseKilled ends the server with SIGKILL 20 times while reports are
+// TestClickHouseKilled ends the server with SIGKILL 10 times while reports are
 // stored.
 func TestClickHouseKilled(t *testing.T) {
-	const kills = 20
+	const kills = 10
 	s := startClickHouse(t)
 	w := openClickHouse(t, s.config())
 	rng := rand.New(rand.NewPCG(20, 20))
