@@ -237,7 +237,7 @@ func (a *plainAsterisk) place(c *sipCall) error {
 	if err != nil {
 		return err
 	}
-	defer group.Close()
+	a.t.Cleanup(func() { group.Close() }) // later: a CANCEL may be on its way
 	p, err := group.Add(siptest.PhoneConfig{User: "8001", Domain: a.SIP.String()})
 	if err != nil {
 		return err
@@ -309,10 +309,14 @@ func (e *attached) checkCalls(what string, calls []*sipCall) []cdrpipe.Row {
 	if len(rows) != total {
 		e.t.Errorf("%s: %d records of %d legs", what, len(rows), total)
 	}
-	near := func(a, b time.Time) bool { return a.IsZero() == b.IsZero() && a.Sub(b).Abs() < time.Second }
 	for _, c := range calls {
 		found := 0
 		for _, r := range rows {
+			within := time.Second
+			if r.SIPCallID == c.id {
+				within = 2 * time.Second // the phone's clock is read late on a busy machine
+			}
+			near := func(a, b time.Time) bool { return a.IsZero() == b.IsZero() && a.Sub(b).Abs() < within }
 			if r.Direction != cdr.Inbound || r.Callee != c.to || string(r.Tenant) != c.tenant || !near(r.Start, c.start) || r.SIPCallID != "" && r.SIPCallID != c.id {
 				continue
 			}
@@ -364,8 +368,8 @@ func TestEventsOnlyAsterisk(t *testing.T) {
 	}
 
 	// The bridge is away while some calls begin, some are answered and some end.
-	through := &sipCall{from: "127.0.1.5", to: "101", talk: 4 * time.Second, tenant: "acme", legs: 2}
-	ends := &sipCall{from: "127.0.2.2", to: "101", talk: 2 * time.Second, tenant: "beta", legs: 2}
+	through := &sipCall{from: "127.0.1.5", to: "101", talk: 9 * time.Second, tenant: "acme", legs: 2}
+	ends := &sipCall{from: "127.0.2.2", to: "101", talk: 4 * time.Second, tenant: "beta", legs: 2}
 	within := []*sipCall{
 		{from: "127.0.1.6", to: "101", talk: 300 * time.Millisecond, tenant: "acme", legs: 2},
 		{from: "127.0.1.7", to: "102", tenant: "acme", legs: 2},
