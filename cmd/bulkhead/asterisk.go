@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,15 +76,9 @@ func (c *configAsteriskCmd) Run(ctx context.Context, a *app) error {
 			fmt.Fprintf(a.out, "; ===== %s =====\n%s\n", f.Path, f.Text)
 			continue
 		}
-		path := filepath.Join(c.Out, f.Path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-			return fmt.Errorf("write the configuration of node %q: %w", c.Node, err)
+		if err := a.writeNodeConf(c.Node, filepath.Join(c.Out, f.Path), f.Text); err != nil {
+			return err
 		}
-		// The files hold the node's secrets.
-		if err := os.WriteFile(path, f.Text, 0o640); err != nil {
-			return fmt.Errorf("write the configuration of node %q: %w", c.Node, err)
-		}
-		fmt.Fprintln(a.out, path)
 	}
 	return nil
 }
