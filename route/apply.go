@@ -38,7 +38,9 @@ func (x *Snapshot) Apply(c *bulkhead.Change, number bulkhead.RevisionNumber) *Sn
 	}
 	for _, t := range touched {
 		if t != nil {
-			e.add(y.settle(t))
+			h := y.settle(t)
+			e.add(h)
+			e.sources.add(t.Sources, h)
 		}
 	}
 	e.done()
@@ -59,6 +61,7 @@ func (x *Snapshot) edit(tenants, domains, numbers int) *edit {
 	return &edit{x, x.tenants.edit(tenants), x.domains.edit(domains), x.numbers.edit(numbers), x.sources.edit()}
 }
 
+// add indexes a tenant by all but its networks.
 func (e *edit) add(h *home) {
 	t := &h.tenant
 	e.tenants.set(string(t.ID), h)
@@ -68,7 +71,6 @@ func (e *edit) add(h *home) {
 	for i, n := range t.Numbers {
 		e.numbers.set(n.Number, did{h, i})
 	}
-	e.sources.add(t.Sources, h)
 }
 
 // remove takes a tenant out.

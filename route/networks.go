@@ -70,30 +70,48 @@ func (e *networksEdit[T]) done() networks[T] {
 	return n
 }
 
+// owned are networks and who owns them.
+type owned[T any] struct {
+	network netip.Prefix
+	owner   T
+}
+
+// fill adds networks that do not overlap, in any order. It costs less than
+// to add many one by one.
+func (e *networksEdit[T]) fill(all []owned[T]) {
+	slices.SortFunc(all, func(a, b owned[T]) int { return a.network.Addr().Compare(b.network.Addr()) })
+	for _, o := range all {
+		e.addOne(o.network, o.owner)
+	}
+}
+
 // add makes somebody the owner of networks, which nobody else's overlap.
 func (e *networksEdit[T]) add(all []netip.Prefix, owner T) {
 	for _, p := range widest(all) {
-		switch {
-		case p.Addr().Is4():
-			e.four.add(spanOf(key4(p.Addr()), p.Bits(), owner))
-		case p.Bits() <= 64:
-			e.six.add(spanOf(key6(p.Addr()), p.Bits(), owner))
-		default:
-			b := p.Addr().As16()
-			e.host().set(string(b[:]), owner)
-		}
+		e.addOne(p, owner)
+	}
+}
+
+func (e *networksEdit[T]) addOne(p netip.Prefix, owner T) {
+	switch {
+	case p.Addr().Is4():
+		e.four.add(span[uint32]{key4(p.Addr()), uint8(p.Bits())}, owner)
+	case p.Bits() <= 64:
+		e.six.add(span[uint64]{key6(p.Addr()), uint8(p.Bits())}, owner)
+	default:
+		b := p.Addr().As16()
+		e.host().set(string(b[:]), owner)
 	}
 }
 
 // remove takes away what add was given.
 func (e *networksEdit[T]) remove(all []netip.Prefix) {
-	var none T
 	for _, p := range widest(all) {
 		switch {
 		case p.Addr().Is4():
-			e.four.remove(spanOf(key4(p.Addr()), p.Bits(), none))
+			e.four.remove(span[uint32]{key4(p.Addr()), uint8(p.Bits())})
 		case p.Bits() <= 64:
-			e.six.remove(spanOf(key6(p.Addr()), p.Bits(), none))
+			e.six.remove(span[uint64]{key6(p.Addr()), uint8(p.Bits())})
 		default:
 			b := p.Addr().As16()
 			e.host().remove(string(b[:]))
@@ -129,78 +147,86 @@ func widest(all []netip.Prefix) []netip.Prefix {
 // spans finds the owner of a number among spans of numbers that do not
 // overlap. The zero spans is empty.
 //
-// It is a trie by the numbers' bytes whose leaves hold up to leafLen spans,
-// sorted: of few and compact nodes, so that most of a look-up finds them in
-// the processor's caches, and little is copied for a change.
-type spans[K number, T any] struct{ root spanNode[K, T] }
+// It is a trie by the numbers' bytes. What a look-up reads of a large one is
+// to fit into the share of the processor's caches that is left to it: a page
+// keeps its spans side by side, each part of them in a list of its own.
+type spans[K number, T any] struct{ root *spanPage[K, T] }
 
 // number is what addresses are to spans.
 type number interface{ uint32 | uint64 }
 
-// leafLen is how many spans a leaf holds before it is parted by the next byte.
-// Much fewer, and the 14 KB of a node's kids would be there for a few spans.
-const leafLen = 128
+// runLen is how many spans with the same next byte a page holds before they
+// become a page of their own. Much fewer, and the kilobyte that a page takes
+// would be there for a few spans; with as many as this, a change copies about
+// half a megabyte at most for each page that it touches.
+const runLen = 128
 
-// spanNode is a leaf, or a node with kids. The zero node is a leaf without spans.
-type spanNode[K number, T any] struct {
-	kids *spanKids[K, T] // nil: this is a leaf
+// spanPage holds the spans that have the bytes before in common. One that
+// reaches over several runs or pages is in each.
+type spanPage[K number, T any] struct {
+	kids *[256]*spanPage[K, T] // by the next byte; nil: none
+	run  [257]uint32           // where the spans with a next byte begin, and those before end
 
-	// Of a leaf, never written to. A span that reaches over several kids of a
-	// node is in each.
+	// Of each span, in order.
 	first []K
-	rest  []spanRest[K, T]
+	bits  []uint8
+	owner []T
+
+	by *editor // who may write to the page; nil: nobody
 }
 
-func (n *spanNode[K, T]) empty() bool { return n.kids == nil && len(n.first) == 0 }
-
-type spanKids[K number, T any] struct {
-	at   [256]spanNode[K, T] // by the next byte
-	used int                 // those that are not empty
-	by   *editor             // who may write to them; nil: nobody
-}
-
-type spanRest[K number, T any] struct {
-	last  K
-	owner T
+func (p *spanPage[K, T]) kid(b uint8) *spanPage[K, T] {
+	if p.kids == nil {
+		return nil
+	}
+	return p.kids[b]
 }
 
 // editor tells edits apart by its address.
 type editor struct{ _ byte }
 
-type span[K number, T any] struct {
+// span is the numbers that have the first bits in common with first, whose
+// others are 0.
+type span[K number] struct {
 	first K
-	spanRest[K, T]
+	bits  uint8
 }
 
-// spanOf returns the span of the numbers that begin with the same bits as first.
-func spanOf[K number, T any](first K, bits int, owner T) span[K, T] {
-	return span[K, T]{first, spanRest[K, T]{last: first | ^K(0)>>bits, owner: owner}}
-}
+func (s span[K]) last() K { return s.first | ^K(0)>>s.bits }
 
 // topByte is how far a number's first byte is from the right.
 func topByte[K number]() int { return bits.Len64(uint64(^K(0))) - 8 }
 
 func (s *spans[K, T]) lookup(k K) (owner T) {
-	n := &s.root
-	for b := k; n.kids != nil; b <<= 8 {
-		n = &n.kids.at[b>>topByte[K]()]
+	p := s.root
+	if p == nil {
+		return owner
+	}
+	rest := k
+	for p.kids != nil && p.kids[rest>>topByte[K]()] != nil {
+		p = p.kids[rest>>topByte[K]()]
+		rest <<= 8
 	}
 	// The last span that begins at k or before, without branches for the
 	// processor to guess wrong.
-	at, first := 0, n.first
-	for length := len(first); length > 1; {
+	b := rest >> topByte[K]()
+	at, end := int(p.run[b]), int(p.run[b+1])
+	for length := end - at; length > 1; {
 		half := length / 2
-		if first[at+half] <= k {
+		if p.first[at+half] <= k {
 			at += half
 		}
 		length -= half
 	}
-	if at < len(first) && first[at] <= k && k <= n.rest[at].last {
-		return n.rest[at].owner
+	if at < end {
+		if s := (span[K]{p.first[at], p.bits[at]}); s.first <= k && k <= s.last() {
+			return p.owner[at]
+		}
 	}
 	return owner
 }
 
+// spansEdit makes new spans out of some. Spans that come in order cost least.
 type spansEdit[K number, T any] struct {
 	spans[K, T]
 	by *editor
@@ -208,65 +234,102 @@ type spansEdit[K number, T any] struct {
 
 func (s *spans[K, T]) edit() spansEdit[K, T] { return spansEdit[K, T]{*s, &editor{}} }
 
-func (e *spansEdit[K, T]) add(s span[K, T])    { e.put(&e.root, topByte[K](), s) }
-func (e *spansEdit[K, T]) remove(s span[K, T]) { e.cut(&e.root, topByte[K](), s) }
+func (e *spansEdit[K, T]) add(s span[K], owner T) { e.put(&e.root, topByte[K](), s, owner) }
+func (e *spansEdit[K, T]) remove(s span[K])       { e.cut(&e.root, topByte[K](), s) }
 
-// put adds a span to n, whose kids go by the byte that is shift bits from the right.
-func (e *spansEdit[K, T]) put(n *spanNode[K, T], shift int, s span[K, T]) {
-	if n.kids != nil {
-		e.each(n, shift, s, e.put)
-		return
-	}
-	i, ok := slices.BinarySearch(n.first, s.first)
-	switch {
-	case ok:
-		n.rest = slices.Concat(n.rest[:i], []spanRest[K, T]{s.spanRest}, n.rest[i+1:])
-	case len(n.first) < leafLen || shift < 0:
-		n.first = slices.Concat(n.first[:i], []K{s.first}, n.first[i:])
-		n.rest = slices.Concat(n.rest[:i], []spanRest[K, T]{s.spanRest}, n.rest[i:])
-	default:
-		parted := spanNode[K, T]{kids: &spanKids[K, T]{by: e.by}}
-		for i, first := range n.first {
-			e.each(&parted, shift, span[K, T]{first, n.rest[i]}, e.put)
+// put adds a span to a page, whose runs go by the byte that is shift bits from
+// the right.
+func (e *spansEdit[K, T]) put(at **spanPage[K, T], shift int, s span[K], owner T) {
+	p := e.own(at)
+	for b, to := s.reach(shift); b <= to; b++ {
+		if p.kid(uint8(b)) != nil {
+			e.put(&p.kids[b], shift-8, s, owner)
+			continue
 		}
-		e.each(&parted, shift, s, e.put)
-		*n = parted
+		i, ok := p.search(b, s)
+		switch {
+		case ok:
+			p.bits[i], p.owner[i] = s.bits, owner
+		case shift == 0 || p.run[b+1]-p.run[b] < runLen:
+			p.first, p.bits, p.owner = slices.Insert(p.first, i, s.first), slices.Insert(p.bits, i, s.bits), slices.Insert(p.owner, i, owner)
+			p.moved(b, 1)
+		default:
+			e.part(p, b, shift)
+			e.put(&p.kids[b], shift-8, s, owner)
+		}
 	}
 }
 
-// cut takes a span away. A node with kids stays one until none is left.
-func (e *spansEdit[K, T]) cut(n *spanNode[K, T], shift int, s span[K, T]) {
-	if n.kids != nil {
-		if e.each(n, shift, s, e.cut); n.kids.used == 0 {
-			*n = spanNode[K, T]{}
-		}
+// part makes a run a page of its own.
+func (e *spansEdit[K, T]) part(p *spanPage[K, T], b, shift int) {
+	if p.kids == nil {
+		p.kids = new([256]*spanPage[K, T])
+	}
+	from, to := int(p.run[b]), int(p.run[b+1])
+	for i := from; i < to; i++ {
+		e.put(&p.kids[b], shift-8, span[K]{p.first[i], p.bits[i]}, p.owner[i])
+	}
+	p.first, p.bits, p.owner = slices.Delete(p.first, from, to), slices.Delete(p.bits, from, to), slices.Delete(p.owner, from, to)
+	p.moved(b, from-to)
+}
+
+// cut takes a span away. A page stays one until none is left.
+func (e *spansEdit[K, T]) cut(at **spanPage[K, T], shift int, s span[K]) {
+	if *at == nil {
 		return
 	}
-	if i, ok := slices.BinarySearch(n.first, s.first); ok {
-		n.first = slices.Concat(n.first[:i], n.first[i+1:])
-		n.rest = slices.Concat(n.rest[:i], n.rest[i+1:])
+	p := e.own(at)
+	for b, to := s.reach(shift); b <= to; b++ {
+		if p.kid(uint8(b)) != nil {
+			e.cut(&p.kids[b], shift-8, s)
+		} else if i, ok := p.search(b, s); ok {
+			p.first, p.bits, p.owner = slices.Delete(p.first, i, i+1), slices.Delete(p.bits, i, i+1), slices.Delete(p.owner, i, i+1)
+			p.moved(b, -1)
+		}
+	}
+	if p.kids != nil && *p.kids == [256]*spanPage[K, T]{} {
+		p.kids = nil
+	}
+	if p.kids == nil && len(p.first) == 0 {
+		*at = nil
 	}
 }
 
-// each does something to the kids that a span reaches over.
-func (e *spansEdit[K, T]) each(n *spanNode[K, T], shift int, s span[K, T], do func(*spanNode[K, T], int, span[K, T])) {
-	if n.kids.by != e.by {
-		n.kids = &spanKids[K, T]{at: n.kids.at, used: n.kids.used, by: e.by}
+// own makes a page one that this edit may write to.
+func (e *spansEdit[K, T]) own(at **spanPage[K, T]) *spanPage[K, T] {
+	if *at == nil {
+		*at = &spanPage[K, T]{by: e.by}
 	}
-	from, to := 0, 255
-	// Of a span that reaches beyond this node, all kids are within it.
-	if s.first>>shift>>8 == s.last>>shift>>8 {
-		from, to = int(s.first>>shift&255), int(s.last>>shift&255)
-	}
-	for b := from; b <= to; b++ {
-		kid := &n.kids.at[b]
-		had := !kid.empty()
-		do(kid, shift-8, s)
-		switch has := !kid.empty(); {
-		case has && !had:
-			n.kids.used++
-		case had && !has:
-			n.kids.used--
+	if p := *at; p.by != e.by {
+		q := &spanPage[K, T]{run: p.run, first: slices.Clone(p.first), bits: slices.Clone(p.bits), owner: slices.Clone(p.owner), by: e.by}
+		if p.kids != nil {
+			kids := *p.kids
+			q.kids = &kids
 		}
+		*at = q
+	}
+	return *at
+}
+
+// reach returns the first and the last run of a page that a span reaches over.
+func (s span[K]) reach(shift int) (from, to int) {
+	// Of a span that reaches beyond the page, all runs are within it.
+	if s.first>>shift>>8 != s.last()>>shift>>8 {
+		return 0, 255
+	}
+	return int(s.first >> shift & 255), int(s.last() >> shift & 255)
+}
+
+// search returns where a span is in a run, or would be.
+func (p *spanPage[K, T]) search(b int, s span[K]) (at int, ok bool) {
+	from, to := int(p.run[b]), int(p.run[b+1])
+	at, ok = slices.BinarySearch(p.first[from:to], s.first)
+	return from + at, ok
+}
+
+// moved tells a page that its run b has so many spans more.
+func (p *spanPage[K, T]) moved(b, by int) {
+	for i := b + 1; i < len(p.run); i++ {
+		p.run[i] = uint32(int(p.run[i]) + by)
 	}
 }

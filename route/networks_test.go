@@ -182,14 +182,14 @@ func TestNetworksChange(t *testing.T) {
 					t.Fatalf("lookup of %s finds %q, want %q", a, got, want)
 				}
 			}
-			if len(owner) == 0 && (!v.nets.four.root.empty() || !v.nets.six.root.empty() || v.nets.hosts.len != 0) {
+			if len(owner) == 0 && (v.nets.four.root != nil || v.nets.six.root != nil || v.nets.hosts.len != 0) {
 				t.Fatal("something is left of networks that are gone")
 			}
 		}
 	})
 }
 
-// More networks than a leaf holds, near each other and far, narrow and wide.
+// More networks than a run holds, near each other and far, narrow and wide.
 func TestManyNetworks(t *testing.T) {
 	t.Run("IPv4", func(t *testing.T) {
 		manyNetworks(t, 0, func(b [4]byte) netip.Addr { return netip.AddrFrom4(b) })
@@ -250,14 +250,14 @@ func manyNetworks(t *testing.T, more int, addr func([4]byte) netip.Addr) {
 			}
 		}
 	}
-	if now.nets.four.root.kids == nil && now.nets.six.root.kids == nil {
-		t.Error("no leaf was parted")
+	if (now.nets.four.root == nil || now.nets.four.root.kids == nil) && (now.nets.six.root == nil || now.nets.six.root.kids == nil) {
+		t.Error("no run was parted")
 	}
 	edit := now.nets.edit()
 	for _, n := range now.blocks {
 		edit.remove([]netip.Prefix{n.net})
 	}
-	if empty := edit.done(); !empty.four.root.empty() || !empty.six.root.empty() {
+	if empty := edit.done(); empty.four.root != nil || empty.six.root != nil {
 		t.Error("something is left of networks that are gone")
 	}
 }

@@ -35,15 +35,22 @@ type did struct {
 // shares the lists within its tenants, but does not keep the state.
 func New(s bulkhead.State) *Snapshot {
 	x := &Snapshot{platform: newPlatform(s)}
-	domains, numbers := 0, 0
+	domains, numbers, networks := 0, 0, 0
 	for _, t := range s.Tenants {
 		domains += len(t.Domains)
 		numbers += len(t.Numbers)
+		networks += len(t.Sources)
 	}
 	e := x.edit(len(s.Tenants), domains, numbers)
+	sources := make([]owned[*home], 0, networks)
 	for _, t := range s.Tenants {
-		e.add(x.settle(t))
+		h := x.settle(t)
+		e.add(h)
+		for _, p := range widest(t.Sources) {
+			sources = append(sources, owned[*home]{p, h})
+		}
 	}
+	e.sources.fill(sources)
 	e.done()
 	x.state = x.stateOnce()
 	return x
