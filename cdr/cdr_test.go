@@ -3,6 +3,8 @@ package cdr
 import (
 	"encoding/json"
 	"errors"
+	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +63,75 @@ func TestCodecRoundTrip(t *testing.T) {
 	})
 }
 
+// An entry of plain texts, as nearly all are, does not take the long way.
+func TestPlainEntriesAreParsed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := genRecord(t)
+		for i, v := 0, reflect.ValueOf(&r).Elem(); i < v.NumField(); i++ {
+			if f := v.Field(i); f.Kind() == reflect.String {
+				f.SetString(rapid.StringMatching("[ -!#-%'-;=?-Z]{0,5}").Draw(t, v.Type().Field(i).Name))
+			}
+		}
+		r.Sources, r.Prov = []Source{SourceAMI, SourceARI}, map[Source]Fields{SourceAMI: FieldEnd | FieldStart, SourceFile: FieldCause}
+		e := Entry{Record: &r, Raw: rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "raw")}
+		b, err := Encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, ok := parseEntry(b)
+		if !ok {
+			t.Fatalf("not parsed: %s", b)
+		}
+		if d := cmp.Diff(e, back); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+// A record is the same bytes that encoding/json makes of it, whatever its
+// fields hold; and what that refuses is refused.
+func TestAppendJSON(t *testing.T) {
+	texts := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"a<b>&\"\\/", "\x7f\x00\n\u2028", "\xff\xc0z", "\u00e9 plain"}))
+	floats := rapid.OneOf(rapid.Float64(), rapid.SampledFrom([]float64{0, 1e-6, 9e-7, 1e20, 1e21, -1e22, math.Inf(1), math.NaN(), math.Copysign(0, -1)}))
+	years := rapid.SampledFrom([]int{-1, 0, 1, 1970, 9999, 10000})
+	rapid.Check(t, func(t *rapid.T) {
+		r := genRecord(t)
+		for i, v := 0, reflect.ValueOf(&r).Elem(); i < v.NumField(); i++ {
+			switch f, name := v.Field(i), v.Type().Field(i).Name; {
+			case rapid.IntRange(0, 3).Draw(t, name+" as it is") > 0:
+			case f.Kind() == reflect.String:
+				f.SetString(texts.Draw(t, name))
+			case f.CanUint():
+				f.SetUint(rapid.Uint64().Draw(t, name))
+			case f.CanInt():
+				f.SetInt(rapid.Int64().Draw(t, name))
+			case f.Type() == reflect.TypeFor[*float64]():
+				n := floats.Draw(t, name)
+				f.Set(reflect.ValueOf(&n))
+			case f.Type() == reflect.TypeFor[time.Time]():
+				zone := time.FixedZone("", rapid.SampledFrom([]int{0, 3600, -5400, 61, 24 * 3600}).Draw(t, name+" zone"))
+				f.Set(reflect.ValueOf(time.Date(years.Draw(t, name), 2, 3, 4, 5, 6, rapid.IntRange(0, 999_999_999).Draw(t, name+" ns"), zone)))
+			}
+		}
+		r.Attrs = rapid.MapOfN(texts, texts, 0, 3).Draw(t, "attrs")
+		r.Sources = rapid.SliceOfN(rapid.SampledFrom(sources), 0, 3).Draw(t, "sources")
+		r.Prov = rapid.MapOfN(rapid.SampledFrom(sources), rapid.Custom(func(t *rapid.T) Fields { return Fields(rapid.Uint32().Draw(t, "fields")) }), 0, 3).Draw(t, "prov")
+		want, wantErr := json.Marshal(&r)
+		got, err := r.AppendJSON(nil)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("AppendJSON: %v, json.Marshal: %v", err, wantErr)
+		}
+		if err == nil && string(got) != string(want) {
+			t.Fatalf("AppendJSON:\n%s\njson.Marshal:\n%s", got, want)
+		}
+		e := Entry{Record: &r, Raw: rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "raw")}
+		want, _ = json.Marshal(e)
+		if got, _ := Encode(e); string(got) != string(want) {
+			t.Fatalf("Encode:\n%s\njson.Marshal:\n%s", got, want)
+		}
+	})
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	for _, bad := range []string{"", "{", "null", "{}", "[]", `{"record":{},"gap":{}}`, `{"record":{"id":"xy"}}`, `{"record":{}} trailing`} {
 		if _, err := Decode([]byte(bad)); !errors.Is(err, bulkhead.Invalid) {
@@ -83,6 +154,15 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add([]byte(`{"record":{"start":"0001-01-01T00:00:00Z"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if e, ok := parseEntry(b); ok {
+			var want Entry
+			if err := json.Unmarshal(b, &want); err != nil {
+				t.Fatalf("parsed, but it is not JSON: %v", err)
+			}
+			if d := cmp.Diff(want, e); d != "" {
+				t.Fatalf("parsed otherwise than by encoding/json: %s", d)
+			}
+		}
 		e, err := Decode(b)
 		if err != nil {
 			if !errors.Is(err, bulkhead.Invalid) {

@@ -127,7 +127,7 @@ func reportsOf(entries []cdr.Entry) ([]*leg, error) {
 }
 
 func newReport(e cdr.Entry) (*report, error) {
-	b, err := json.Marshal(e.Record)
+	b, err := e.Record.AppendJSON(make([]byte, 0, 1024))
 	if err != nil {
 		return nil, fmt.Errorf("encode record %s: %w", e.Record.ID, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -34,9 +35,8 @@ func open(t *testing.T, dir string) (*journal, map[bulkhead.NodeID]*node) {
 func dump(t *testing.T, nodes map[bulkhead.NodeID]*node) string {
 	t.Helper()
 	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
-		if err := nodes[id].encode(enc); err != nil {
+		if err := nodes[id].write(&b); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -52,6 +52,25 @@ func someLines() []line {
 		{Node: "fs1", Gone: []string{"a"}},
 		{Node: "fs1", Gap: gap},
 		{Node: "fs2", Heard: at(5), Gone: []string{"c"}, Gap: gap, Healed: true},
+	}
+}
+
+// A line is what encoding/json reads, and would write.
+func TestLineIsJSON(t *testing.T) {
+	lines := someLines()
+	lines = append(lines, line{Node: "<n>", Heard: at(7), Offset: -5, Core: "\u00e9\"", Gone: []string{"a", "b&"}, Open: []cdr.Record{{Leg: "x"}, {Leg: "y"}}})
+	for _, ln := range lines {
+		want, err := json.Marshal(&ln)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ln.appendTo(nil); err != nil || string(got) != string(want)+"\n" {
+			t.Errorf("appendTo: %v\n%s\njson.Marshal:\n%s", err, got, want)
+		}
+	}
+	late := line{Node: "n", Heard: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}
+	if got, err := late.appendTo(nil); err == nil {
+		t.Errorf("a year of five digits became %s", got)
 	}
 }
 
@@ -233,7 +252,7 @@ func FuzzReadJournal(f *testing.F) {
 			n.lost("restart", at(0), fx)
 			ev := connected(5, "core")
 			n.apply(&item{event: ev}, at(0), fx)
-			if err := n.encode(json.NewEncoder(io.Discard)); err != nil {
+			if err := n.write(io.Discard); err != nil {
 				t.Fatalf("read, but cannot be written: %v", err)
 			}
 		}

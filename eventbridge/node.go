@@ -28,6 +28,38 @@ type effects struct {
 	before  []line
 	entries []cdr.Entry
 	after   []line
+
+	place map[string]int // of legs in the last line of before
+}
+
+// began remembers what is known of an open leg, the last of several times.
+func (fx *effects) began(node bulkhead.NodeID, heard time.Time, r cdr.Record) {
+	last := len(fx.before) - 1
+	if last < 0 || fx.before[last].Node != node || len(fx.before[last].Open) == lineLegs {
+		last++
+		fx.before, fx.place = append(fx.before, line{Node: node}), map[string]int{}
+	}
+	ln := &fx.before[last]
+	if ln.Heard.IsZero() {
+		ln.Heard = heard
+	}
+	if i, ok := fx.place[r.Leg]; ok {
+		ln.Open[i] = r
+		return
+	}
+	fx.place[r.Leg] = len(ln.Open)
+	ln.Open = append(ln.Open, r)
+}
+
+// gone remembers that a leg's record is durable by then.
+func (fx *effects) gone(node bulkhead.NodeID, leg string) {
+	if last := len(fx.after) - 1; last >= 0 {
+		if ln := &fx.after[last]; ln.Node == node && ln.onlyGone() && len(ln.Gone) < lineLegs {
+			ln.Gone = append(ln.Gone, leg)
+			return
+		}
+	}
+	fx.after = append(fx.after, line{Node: node, Gone: []string{leg}})
 }
 
 // leg is an open leg and the connection on which it was last seen.
@@ -150,11 +182,11 @@ func (n *node) began(ev *cdr.Event, fx *effects) {
 		r = cdr.Update(old.record, r)
 	}
 	n.open[r.Leg] = leg{record: r, connection: n.connection}
-	ln := line{Node: n.id, Open: []cdr.Record{r}}
+	var heard time.Time
 	if !n.journaled { // else a kill before the first line of after would leave legs without a time
-		ln.Heard, n.journaled = ev.Time, true
+		heard, n.journaled = ev.Time, true
 	}
-	fx.before = append(fx.before, ln)
+	fx.began(n.id, heard, r)
 }
 
 func (n *node) closed(ev *cdr.Event, fx *effects) {
@@ -184,7 +216,7 @@ func (n *node) closed(ev *cdr.Event, fx *effects) {
 		n.open[r.Leg] = old
 	default:
 		delete(n.open, r.Leg)
-		fx.after = append(fx.after, line{Node: n.id, Gone: []string{r.Leg}})
+		fx.gone(n.id, r.Leg)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -117,15 +118,22 @@ func readBody(r io.Reader, n int) ([]byte, error) {
 	if n == 0 {
 		return nil, nil
 	}
-	var b bytes.Buffer
-	b.Grow(min(n, 64<<10))
-	if got, err := io.CopyN(&b, r, int64(n)); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
+	// A number is believed as far as honest events go, and beyond that as far
+	// as as much has arrived.
+	const believed = 64 << 10
+	b := make([]byte, 0, min(n, believed))
+	for len(b) < n {
+		b = slices.Grow(b, min(n-len(b), max(len(b), believed)))
+		got, err := io.ReadFull(r, b[len(b):min(n, cap(b))])
+		b = b[:len(b)+got]
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, fmt.Errorf("read event socket: %d of %d bytes of a body: %w", len(b), n, err)
 		}
-		return nil, fmt.Errorf("read event socket: %d of %d bytes of a body: %w", got, n, err)
 	}
-	return b.Bytes(), nil
+	return b, nil
 }
 
 // clip shortens what a peer sent to what an error message can hold.

@@ -25,6 +25,7 @@ import (
 
 const (
 	wholeLegs   = 24_000 // a run; a record each, of three events
+	wholeLong   = 48_000 // through the whole: its last batch waits for the end of its interval
 	wholeRuns   = 3
 	wholeWindow = 2000 // legs that the switch is ahead of the spool at the most
 	wholeBatch  = 500  // records in one write to the spool and in one pipeline of XADD
@@ -115,18 +116,19 @@ func legEvents() ([]template, error) {
 type eslSwitch struct {
 	l      net.Listener
 	events []template
+	legs   int
 	run    string // makes the uuids of each run others
 	taken  *tally // legs that somebody behind is done with
 
 	mu sync.Mutex // of writing
 }
 
-func startSwitch(ctx context.Context, run string, events []template, taken *tally) (*eslSwitch, error) {
+func startSwitch(ctx context.Context, run string, events []template, legs int, taken *tally) (*eslSwitch, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	s := &eslSwitch{l: l, events: events, run: run, taken: taken}
+	s := &eslSwitch{l: l, events: events, legs: legs, run: run, taken: taken}
 	context.AfterFunc(ctx, func() { l.Close() })
 	go s.serve(ctx)
 	return s, nil
@@ -143,17 +145,17 @@ func (s *eslSwitch) serve(ctx context.Context) {
 		return
 	}
 	context.AfterFunc(ctx, func() { c.Close() })
-	s.write(c, "Content-Type: auth/request\n\n")
+	s.write(c, []byte("Content-Type: auth/request\n\n"))
 	in := bufio.NewScanner(c)
 	for in.Scan() {
 		switch command := in.Text(); {
 		case command == "":
 		case strings.HasPrefix(command, "api global_getvar"):
-			s.write(c, "Content-Type: api/response\nContent-Length: 5\n\nbench")
+			s.write(c, []byte("Content-Type: api/response\nContent-Length: 5\n\nbench"))
 		case strings.HasPrefix(command, "api show channels"):
-			s.write(c, "Content-Type: api/response\nContent-Length: 15\n\n{\"row_count\":0}")
+			s.write(c, []byte("Content-Type: api/response\nContent-Length: 15\n\n{\"row_count\":0}"))
 		default:
-			s.write(c, "Content-Type: command/reply\nReply-Text: +OK\n\n")
+			s.write(c, []byte("Content-Type: command/reply\nReply-Text: +OK\n\n"))
 			if strings.HasPrefix(command, "event ") {
 				go s.send(ctx, c) // ends with the connection
 			}
@@ -161,16 +163,16 @@ func (s *eslSwitch) serve(ctx context.Context) {
 	}
 }
 
-func (s *eslSwitch) write(c io.Writer, text string) {
+func (s *eslSwitch) write(c io.Writer, text []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, _ = io.WriteString(c, text) // a client that has gone asks no more
+	_, _ = c.Write(text) // a client that has gone asks no more
 }
 
 // send tells of all legs, one after the other.
 func (s *eslSwitch) send(ctx context.Context, c io.Writer) {
 	var out bytes.Buffer
-	for n := range wholeLegs {
+	for n := range s.legs {
 		uuid := fmt.Appendf(nil, "%-8.8s-0000-4000-8000-%012x", strings.ReplaceAll(s.run, "_", ""), n)
 		for _, t := range s.events {
 			size := (len(t) - 1) * len(uuid)
@@ -185,8 +187,8 @@ func (s *eslSwitch) send(ctx context.Context, c io.Writer) {
 				out.Write(part)
 			}
 		}
-		if out.Len() > 64<<10 || n == wholeLegs-1 {
-			s.write(c, out.String())
+		if out.Len() > 64<<10 || n == s.legs-1 {
+			s.write(c, out.Bytes())
 			out.Reset()
 			if s.taken.wait(ctx, n-wholeWindow) != nil {
 				return
@@ -199,7 +201,7 @@ func wholePipeline(ctx context.Context, s *stores, dir, name string, events []te
 	ctx, cancel := context.WithTimeout(ctx, wholeWait)
 	defer cancel()
 	durable := newTally()
-	sw, err := startSwitch(ctx, name, events, durable)
+	sw, err := startSwitch(ctx, name, events, wholeLong, durable)
 	if err != nil {
 		return 0, err
 	}
@@ -219,12 +221,12 @@ func wholePipeline(ctx context.Context, s *stores, dir, name string, events []te
 		return 0, fmt.Errorf("wait for the first row: %w", err)
 	}
 	start, had := time.Now(), p.stored.count()
-	if err := p.stored.wait(ctx, wholeLegs); err != nil {
+	if err := p.stored.wait(ctx, wholeLong); err != nil {
 		return 0, fmt.Errorf("wait for rows: %w", err)
 	}
-	rate := float64(wholeLegs-had) / time.Since(start).Seconds()
-	if n, err := p.store.Counts(ctx); err != nil || n.Records != wholeLegs {
-		return 0, fmt.Errorf("the store has %+v, want %d records: %w", n, wholeLegs, err)
+	rate := float64(wholeLong-had) / time.Since(start).Seconds()
+	if n, err := p.store.Counts(ctx); err != nil || n.Records != wholeLong {
+		return 0, fmt.Errorf("the store has %+v, want %d records: %w", n, wholeLong, err)
 	}
 	return rate, nil
 }
@@ -234,7 +236,7 @@ func decodeAlone(ctx context.Context, _ *stores, _, name string, events []templa
 	ctx, cancel := context.WithTimeout(ctx, wholeWait)
 	defer cancel()
 	taken := newTally()
-	sw, err := startSwitch(ctx, name, events, taken)
+	sw, err := startSwitch(ctx, name, events, wholeLegs, taken)
 	if err != nil {
 		return 0, err
 	}
