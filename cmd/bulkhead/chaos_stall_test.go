@@ -23,15 +23,13 @@ const (
 // TestChaosStall stops Redis and ClickHouse, which keep their connections and
 // answer nothing, under 500 events a second. The bridge reads its event
 // sockets all the time and does not grow; afterwards everything arrives, much
-// faster than it was made, and once.
+// faster than it was made, and once. The programs are as they are shipped: this
+// is about how much they carry, and the other runs look for races.
 func TestChaosStall(t *testing.T) {
-	stall := time.Duration(fromEnv(t, "BULKHEAD_CHAOS_STALL", 0)) * time.Second
-	if stall == 0 {
-		t.Skip("part of make chaos: it needs a machine that carries 500 events a second with the race detector; BULKHEAD_CHAOS_STALL=SECONDS runs it")
-	}
+	stall := time.Duration(fromEnv(t, "BULKHEAD_CHAOS_STALL", 20)) * time.Second
 	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
 	legs := int((stall + 8*time.Second).Seconds()) * stallRate
-	p := startPipeline(t, 0, generatorConfig{Legs: legs, Rate: stallRate, Seed: seed})
+	p := startPipelineOf(t, shipped, 0, generatorConfig{Legs: legs, Rate: stallRate, Seed: seed})
 	eventually(t, 2*time.Minute, "a pipeline that runs", func() string {
 		if n := p.stored(); n == 0 {
 			return "no row"

@@ -103,6 +103,12 @@ type pipeline struct {
 // legs, rate and seed are the caller's.
 func startPipeline(t *testing.T, asterisks int, cfg generatorConfig) *pipeline {
 	t.Helper()
+	return startPipelineOf(t, program, asterisks, cfg)
+}
+
+// startPipelineOf starts one of the given build.
+func startPipelineOf(t *testing.T, bin func() (string, error), asterisks int, cfg generatorConfig) *pipeline {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("takes a minute and more")
 	}
@@ -137,8 +143,8 @@ func startPipeline(t *testing.T, asterisks int, cfg generatorConfig) *pipeline {
 	if err := os.WriteFile(file, []byte(nodes.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.bridge = spawn(t, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", p.listen, "--admin", p.admin, "--redis", "unix://"+p.redis.Socket)
-	p.pipe = spawn(t, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", p.pipeAdmin, "--redis", "unix://"+p.redis.Socket,
+	p.bridge = spawnOf(t, bin, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", p.listen, "--admin", p.admin, "--redis", "unix://"+p.redis.Socket)
+	p.pipe = spawnOf(t, bin, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", p.pipeAdmin, "--redis", "unix://"+p.redis.Socket,
 		"--warehouse", "clickhouse://default@"+ch.addr()+"/chaos")
 	p.generator = startGenerator(t, cfg)
 	waitReady(t, p.admin, 30*time.Second)

@@ -25,22 +25,27 @@ import (
 // the test has it: a race in a child process ends it with exit code 66 and
 // fails its test.
 var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "bulkhead-e2e")
-	if err != nil {
-		return "", err
-	}
-	programDir = dir
-	bin := filepath.Join(dir, "bulkhead")
-	args := []string{"build", "-o", bin}
 	if raceDetector() {
-		args = append(args, "-race")
+		return build("bulkhead-race", "-race")
 	}
-	out, err := exec.Command("go", append(args, ".")...).CombinedOutput()
-	if err != nil {
+	return build("bulkhead")
+})
+
+// shipped builds it as it is shipped, without cgo and the race detector: for
+// what has to be as fast as it is, too.
+var shipped = sync.OnceValues(func() (string, error) { return build("bulkhead-shipped") })
+
+func build(name string, flags ...string) (string, error) {
+	bin := filepath.Join(programDir, name)
+	cmd := exec.Command("go", append(append([]string{"build", "-o", bin}, flags...), ".")...)
+	if !slices.Contains(flags, "-race") {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return bin, nil
-})
+}
 
 // raceDetector reports whether this test was built with it.
 func raceDetector() bool {
@@ -48,7 +53,7 @@ func raceDetector() bool {
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-// programDir is the folder of program, for TestMain to remove.
+// programDir is the folder of the programs, which TestMain makes and removes.
 var programDir string
 
 func TestMain(m *testing.M) {
@@ -64,16 +69,21 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
-	if programDir != "" {
-		os.RemoveAll(programDir)
+	dir, err := os.MkdirTemp("", "bulkhead-e2e")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "make a folder for the programs:", err)
+		os.Exit(1)
 	}
+	programDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
 // proc is a child process of a test.
 type proc struct {
 	t    *testing.T
+	bin  func() (string, error)
 	name string
 	args []string
 	cmd  *exec.Cmd
@@ -107,7 +117,13 @@ const outputDelay = 10 * time.Second
 // failed test shows what it logged.
 func spawn(t *testing.T, args ...string) *proc {
 	t.Helper()
-	p := &proc{t: t, name: args[0], args: args, log: &lockedBuffer{}}
+	return spawnOf(t, program, args...)
+}
+
+// spawnOf starts a subcommand of one of its builds.
+func spawnOf(t *testing.T, bin func() (string, error), args ...string) *proc {
+	t.Helper()
+	p := &proc{t: t, bin: bin, name: args[0], args: args, log: &lockedBuffer{}}
 	p.start()
 	t.Cleanup(func() {
 		p.stop()
@@ -123,7 +139,7 @@ func spawn(t *testing.T, args ...string) *proc {
 
 func (p *proc) start() {
 	p.t.Helper()
-	bin, err := program()
+	bin, err := p.bin()
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -17,14 +17,12 @@ import (
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 )
 
-// plainBuild builds the binary as it is shipped: without cgo.
+// plainBuild returns the program as it is shipped.
 func plainBuild(t *testing.T) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "bulkhead")
-	cmd := exec.Command("go", "build", "-o", bin, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build without cgo: %v\n%s", err, out)
+	bin, err := shipped()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return bin
 }
