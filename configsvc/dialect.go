@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-chi/chi/v5"
+
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/route"
 )
@@ -62,4 +64,33 @@ func (d *Dialect) validate() error {
 		return fmt.Errorf("configsvc: dialect %q needs a name, a pattern, GET or POST, and an answer: %w", d.Name, bulkhead.Invalid)
 	}
 	return nil
+}
+
+// router finds a dialect by the whole path of a question where that says all,
+// which costs a PBX's call less than a chi.Router, and asks one for the rest.
+type router struct {
+	exact map[string]exactRoute // by path
+	rest  chi.Router
+}
+
+type exactRoute struct {
+	methods []string
+	answer  http.HandlerFunc
+}
+
+func (m *router) add(d *Dialect, answer http.HandlerFunc) {
+	for _, method := range d.Methods {
+		m.rest.Method(method, d.Pattern, answer)
+	}
+	if !strings.ContainsAny(d.Pattern, "*{") {
+		m.exact[d.Pattern] = exactRoute{d.Methods, answer}
+	}
+}
+
+func (m *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if e, ok := m.exact[r.URL.Path]; ok && r.URL.RawPath == "" && slices.Contains(e.methods, r.Method) {
+		e.answer(w, r)
+		return
+	}
+	m.rest.ServeHTTP(w, r)
 }

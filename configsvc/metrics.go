@@ -1,6 +1,12 @@
 package configsvc
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
 	answers *prometheus.CounterVec
@@ -48,4 +54,31 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.refused.WithLabelValues(reason)
 	}
 	return m
+}
+
+// outcomes counts the answers in one dialect. It keeps the few counters that
+// there are, since finding one by its labels takes longer than some answers.
+type outcomes struct {
+	counter func(outcome string) prometheus.Counter
+	mu      sync.Mutex // held to add one
+	known   atomic.Pointer[map[string]prometheus.Counter]
+}
+
+func newOutcomes(answers *prometheus.CounterVec, dialect string) *outcomes {
+	o := &outcomes{counter: func(outcome string) prometheus.Counter { return answers.WithLabelValues(dialect, outcome) }}
+	o.known.Store(&map[string]prometheus.Counter{})
+	return o
+}
+
+func (o *outcomes) inc(outcome string) {
+	c, ok := (*o.known.Load())[outcome]
+	if !ok {
+		o.mu.Lock()
+		more := maps.Clone(*o.known.Load())
+		c = o.counter(outcome)
+		more[outcome] = c
+		o.known.Store(&more)
+		o.mu.Unlock()
+	}
+	c.Inc()
 }

@@ -22,9 +22,11 @@ type pacer struct {
 }
 
 type pacerShard struct {
-	mu   sync.Mutex
-	next map[asker]time.Duration // since start
-	_    [40]byte                // its own cache line
+	mu sync.Mutex
+	// next is since start, by the asker's hash: two askers of one hash, which
+	// nobody can choose without the seed, would share their turns and no more.
+	next map[uint64]time.Duration
+	_    [40]byte // its own cache line
 }
 
 // asker is who a turn belongs to: a tenant, or the node whose question is no tenant's.
@@ -40,20 +42,28 @@ const shardSize = 4096
 func newPacer(rate int) *pacer {
 	p := &pacer{interval: time.Second / time.Duration(rate), burst: time.Second / 2, start: time.Now(), seed: maphash.MakeSeed()}
 	for i := range p.shards {
-		p.shards[i].next = map[asker]time.Duration{}
+		p.shards[i].next = map[uint64]time.Duration{}
 	}
 	return p
+}
+
+func (p *pacer) hash(a asker) uint64 {
+	if a.tenant != "" {
+		return maphash.String(p.seed, string(a.tenant))
+	}
+	return ^maphash.String(p.seed, string(a.node))
 }
 
 // turn returns how long the next question of a has to wait; ok is false, and no
 // turn is taken, if that were longer than limit. Who need not wait never comes
 // too late.
 func (p *pacer) turn(a asker, now time.Time, limit time.Duration) (wait time.Duration, ok bool) {
-	s := &p.shards[maphash.Comparable(p.seed, a)%uint64(len(p.shards))]
+	hash := p.hash(a)
+	s := &p.shards[hash%uint64(len(p.shards))]
 	at := now.Sub(p.start)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := max(s.next[a], at)
+	next := max(s.next[hash], at)
 	wait = max(0, next-at-p.burst)
 	if wait > max(limit, 0) {
 		return wait, false
@@ -65,6 +75,6 @@ func (p *pacer) turn(a asker, now time.Time, limit time.Duration) (wait time.Dur
 			}
 		}
 	}
-	s.next[a] = next + p.interval
+	s.next[hash] = next + p.interval
 	return wait, true
 }

@@ -1,6 +1,7 @@
 package configsvc
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -127,7 +128,7 @@ func New(cfg Config, live *route.Live, dialects []Dialect, log *slog.Logger, reg
 		cfg: cfg, live: live, log: log, metrics: newMetrics(reg), pacer: newPacer(cfg.TenantRate),
 		buffers: sync.Pool{New: func() any { return new(buffers) }},
 	}
-	r := chi.NewRouter()
+	r := router{exact: map[string]exactRoute{}, rest: chi.NewRouter()}
 	for _, d := range dialects {
 		if err := d.validate(); err != nil {
 			return nil, err
@@ -135,10 +136,7 @@ func New(cfg Config, live *route.Live, dialects []Dialect, log *slog.Logger, reg
 		if cfg.Shadow != nil && d.Shadow == nil {
 			return nil, fmt.Errorf("configsvc: dialect %q has no words for a shadow: %w", d.Name, bulkhead.Invalid)
 		}
-		h := s.answer(d)
-		for _, m := range d.Methods {
-			r.Method(m, d.Pattern, h)
-		}
+		r.add(&d, s.answer(d))
 	}
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -149,7 +147,7 @@ func New(cfg Config, live *route.Live, dialects []Dialect, log *slog.Logger, reg
 		s.listener = tls.NewListener(s.listener, cfg.TLS)
 	}
 	s.http = &http.Server{
-		Handler: r, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		Handler: &r, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
@@ -205,6 +203,8 @@ type buffers struct {
 
 func (s *Server) answer(d Dialect) http.HandlerFunc {
 	seconds, stale := s.metrics.seconds.WithLabelValues(d.Name), s.metrics.stale.WithLabelValues(d.Name)
+	answers := newOutcomes(s.metrics.answers, d.Name)
+	usual := []string{d.ContentType}
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		b := s.buffers.Get().(*buffers) //nolint:forcetypeassert // the pool holds nothing else
@@ -242,7 +242,10 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 			return
 		}
 		h := w.Header()
-		h["Content-Type"] = contentType(res.ContentType, d.ContentType)
+		h["Content-Type"] = usual
+		if res.ContentType != "" {
+			h["Content-Type"] = []string{res.ContentType}
+		}
 		if age > s.cfg.StaleAfter {
 			h["X-Bulkhead-Stale"] = []string{strconv.Itoa(int(age / time.Second))}
 			stale.Inc()
@@ -253,7 +256,7 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 		if _, err := w.Write(b.answer); err != nil {
 			s.log.Debug("configsvc: answer not sent", "node", q.Node, "error", err)
 		}
-		s.metrics.answers.WithLabelValues(d.Name, res.Outcome).Inc()
+		answers.inc(res.Outcome)
 		seconds.Observe(time.Since(start).Seconds())
 	}
 }
@@ -276,7 +279,7 @@ func (s *Server) shadow(w http.ResponseWriter, r *http.Request, d *Dialect, x *r
 	var res Result
 	var decided *Decision
 	b.answer, res, decided = d.Shadow(x, q, b.answer[:0])
-	w.Header()["Content-Type"] = contentType(res.ContentType, d.ContentType)
+	w.Header().Set("Content-Type", cmp.Or(res.ContentType, d.ContentType))
 	if res.Status != 0 {
 		w.WriteHeader(res.Status)
 	}
@@ -292,13 +295,6 @@ func (s *Server) shadow(w http.ResponseWriter, r *http.Request, d *Dialect, x *r
 		outcome = "shadow, nobody proved to ask"
 	}
 	s.metrics.answers.WithLabelValues(d.Name, outcome).Inc()
-}
-
-func contentType(of, usual string) []string {
-	if of == "" {
-		of = usual
-	}
-	return []string{of}
 }
 
 func (s *Server) refuse(w http.ResponseWriter, reason string, status int, text string) {

@@ -144,7 +144,7 @@ func TestRequestFields(t *testing.T) {
 		}
 		seen[slot] = true
 	}
-	if n := reflect.TypeFor[Request]().NumField() - 1; n != len(seen) { // without At
+	if n := reflect.TypeFor[Request]().NumField() - 2; n != len(seen) { // without Called and At
 		t.Errorf("a request has %d fields, %d are asked for", n, len(seen))
 	}
 	x := snapshot(t, "127.0.0.1:5265")

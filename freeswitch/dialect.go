@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -41,27 +42,51 @@ type Summary struct {
 // no managed tenant's. Everything else that is not known gets the result "not
 // found". A nil snapshot knows no node.
 func Answer(x *route.Snapshot, node bulkhead.NodeID, now time.Time, body, dst []byte) ([]byte, Summary) {
-	req, err := ParseRequest(body)
+	w := newWork()
+	defer w.done()
+	req := &w.req
+	err := req.parse(body, &w.values)
 	req.At = now
 	switch {
 	case req.Section == SectionDialplan:
-		return answerDialplan(x, node, &req, err, dst)
+		return w.answerDialplan(x, node, err, dst)
 	case err != nil:
 		return RenderNotFound(dst), Summary{Section: "other", Outcome: "malformed", Err: err}
 	case req.Section == SectionDirectory:
-		return answerDirectory(x, node, &req, dst)
+		return answerDirectory(x, node, req, dst)
 	case req.Section == SectionConfiguration:
-		return answerConfiguration(x, node, &req, dst)
+		return answerConfiguration(x, node, req, dst)
 	}
 	return RenderNotFound(dst), Summary{Section: "other", Outcome: "not found"}
 }
 
-func answerDialplan(x *route.Snapshot, node bulkhead.NodeID, req *Request, err error, dst []byte) ([]byte, Summary) {
-	plan, sum := decide(x, node, req, err)
+// work is what one answer needs for itself. It is used again for others.
+type work struct {
+	req    Request
+	values values
+	plan   route.Plan
+	script script
+}
+
+var works = sync.Pool{New: func() any { return new(work) }}
+
+func newWork() *work { return works.Get().(*work) } //nolint:forcetypeassert // the pool holds nothing else
+
+// done gives the work back. Nothing of one call is left in it for another's.
+func (w *work) done() {
+	clear(w.script.steps)
+	w.req, w.plan, w.script = Request{}, route.Plan{}, script{steps: w.script.steps[:0]}
+	w.values.reset()
+	works.Put(w)
+}
+
+func (w *work) answerDialplan(x *route.Snapshot, node bulkhead.NodeID, err error, dst []byte) ([]byte, Summary) {
+	var sum Summary
+	w.plan, sum = decide(x, node, &w.req, err)
 	if sum.Outcome == Deferred {
 		return RenderNotFound(dst), sum
 	}
-	dst, reject := RenderDialplan(dst, req, node, plan)
+	dst, reject := w.script.document(dst, &w.req, node, &w.plan)
 	if reject != nil {
 		sum.Outcome, sum.Status, sum.Reason = "reject", reject.Status, reject.Reason
 	}

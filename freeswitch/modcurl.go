@@ -11,69 +11,116 @@ import (
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
-// The fields of a question by mod_curl, all of them query arguments: POST data
-// is url-decoded once more on its way, so that "+4930" would arrive as " 4930"
+// curlSlot returns where the value of a field of a question by mod_curl
+// belongs, or nil. The fields are query arguments: POST data is url-decoded once
+// more on its way, so that "+4930" would arrive as " 4930"
 // (captures, mod_curl/3007-post-url_encode-is-decoded-again.txt).
-var curlFields = map[string]func(*Request) *string{
-	"dest":       func(r *Request) *string { return &r.Destination },
-	"context":    func(r *Request) *string { return &r.Context },
-	"uuid":       func(r *Request) *string { return &r.Leg },
-	"direction":  func(r *Request) *string { return &r.Direction },
-	"call_id":    func(r *Request) *string { return &r.SIPCallID },
-	"ip":         func(r *Request) *string { return &r.NetworkIP },
-	"port":       func(r *Request) *string { return &r.NetworkPort },
-	"h_tenant":   func(r *Request) *string { return &r.HeaderTenant },
-	"h_user":     func(r *Request) *string { return &r.HeaderUser },
-	"transfer":   func(r *Request) *string { return &r.Transfer },
-	"tenant":     func(r *Request) *string { return &r.Tenant },
-	"sbc":        func(r *Request) *string { return &r.SBC },
-	"dialled":    func(r *Request) *string { return &r.Dialled },
-	"time":       func(r *Request) *string { return &r.Time },
-	"handover":   func(r *Request) *string { return &r.Handover },
-	"own":        func(r *Request) *string { return &r.Own },
-	"profile":    func(r *Request) *string { return &r.Profile },
-	"host":       func(r *Request) *string { return &r.Host },
-	"from":       func(r *Request) *string { return &r.FromUser },
-	"caller":     func(r *Request) *string { return &r.CallerID },
-	"authorized": func(r *Request) *string { return &r.Authorized },
-	"auth_user":  func(r *Request) *string { return &r.AuthUser },
-	"auth_realm": func(r *Request) *string { return &r.AuthRealm },
+func (r *Request) curlSlot(name string) *string {
+	switch name {
+	case "dest":
+		return &r.Destination
+	case "context":
+		return &r.Context
+	case "uuid":
+		return &r.Leg
+	case "direction":
+		return &r.Direction
+	case "call_id":
+		return &r.SIPCallID
+	case "ip":
+		return &r.NetworkIP
+	case "port":
+		return &r.NetworkPort
+	case "h_tenant":
+		return &r.HeaderTenant
+	case "h_user":
+		return &r.HeaderUser
+	case "transfer":
+		return &r.Transfer
+	case "tenant":
+		return &r.Tenant
+	case "sbc":
+		return &r.SBC
+	case "dialled":
+		return &r.Dialled
+	case "time":
+		return &r.Time
+	case "handover":
+		return &r.Handover
+	case "own":
+		return &r.Own
+	case "profile":
+		return &r.Profile
+	case "host":
+		return &r.Host
+	case "from":
+		return &r.FromUser
+	case "caller":
+		return &r.CallerID
+	case "authorized":
+		return &r.Authorized
+	case "auth_user":
+		return &r.AuthUser
+	case "auth_realm":
+		return &r.AuthRealm
+	case "called":
+		return &r.Called
+	}
+	return nil
 }
 
-// parseCurl reads the query of a question by mod_curl. It is bulkhead.Invalid
-// if a field is there twice with different values: the URL holds what a caller
-// sent, and a '&' in it would begin a field of his choice.
-func parseCurl(query string) (Request, error) {
-	r := Request{Section: SectionDialplan}
-	var given fieldSet
-	called := ""
+// parseCurl reads the query of a question by mod_curl into an empty r. It is
+// bulkhead.Invalid if a field is there twice with different values: the URL
+// holds what a caller sent, and a '&' in it would begin a field of his choice.
+func (r *Request) parseCurl(query string, v *values) error {
+	r.Section = SectionDialplan
+	v.reset()
+	err := r.curlFields(query, v)
+	v.fill()
+	// The call's own destination is another one only while an extension is
+	// executed; after a transfer both are the new one.
+	if err == nil && r.Called != "" && r.Called != r.Destination {
+		r.Application = "execute_extension"
+	}
+	return err
+}
+
+func (r *Request) curlFields(query string, v *values) error {
 	for rest := query; rest != ""; {
 		var pair string
 		pair, rest, _ = strings.Cut(rest, "&")
 		name, value, _ := strings.Cut(pair, "=")
-		field := curlFields[name]
-		if name == "called" {
-			field = func(*Request) *string { return &called }
-		}
-		if field == nil {
+		slot := r.curlSlot(name)
+		if slot == nil {
 			continue
 		}
-		value, err := url.PathUnescape(value) // a '+' is a plus: url_encode writes %20 for a space
-		if err != nil {
-			return r, invalidField(name)
+		start, ok := len(v.bytes), true
+		if v.bytes, ok = appendDecoded(v.bytes, value); !ok || !v.add(slot, start) {
+			return invalidField(name)
 		}
-		slot := field(&r)
-		if given.add(slot) && *slot != value {
-			return r, invalidField(name)
+	}
+	return nil
+}
+
+// appendDecoded appends an argument of a URL with its escapes resolved; false
+// if one is malformed. A '+' is a plus: url_encode writes %20 for a space.
+func appendDecoded(dst []byte, s string) ([]byte, bool) {
+	if strings.IndexByte(s, '%') < 0 {
+		return append(dst, s...), true
+	}
+	start := len(dst)
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			dst = append(dst, s[i])
+			continue
 		}
-		*slot = value
+		if i+2 >= len(s) || unhex(s[i+1]) > 15 || unhex(s[i+2]) > 15 {
+			return dst[:start], false
+		}
+		dst = append(dst, unhex(s[i+1])<<4|unhex(s[i+2]))
+		i += 2
 	}
-	// The call's own destination is another one only while an extension is
-	// executed; after a transfer both are the new one.
-	if called != "" && called != r.Destination {
-		r.Application = "execute_extension"
-	}
-	return r, nil
+	return dst, true
 }
 
 func invalidField(name string) error {
@@ -89,19 +136,22 @@ func invalidField(name string) error {
 // still there. A call that is left to the node's own dialplan has the action
 // "defer".
 func AnswerCurl(x *route.Snapshot, node bulkhead.NodeID, now time.Time, query string, dst []byte) ([]byte, Summary) {
+	w := newWork()
+	defer w.done()
 	format, query := curlFormat(query)
-	req, err := parseCurl(query)
-	req.At = now
-	plan, sum := decide(x, node, &req, err)
+	err := w.req.parseCurl(query, &w.values)
+	w.req.At = now
+	var sum Summary
+	w.plan, sum = decide(x, node, &w.req, err)
 	start := len(dst)
 	var reject *route.Reject
 	if format == "json" {
-		dst, reject = appendPlanJSON(dst, node, plan, sum.Outcome == Deferred)
+		dst, reject = appendPlanJSON(dst, node, w.plan, sum.Outcome == Deferred)
 	} else {
-		dst, reject = appendMultiset(dst, &req, node, &plan, sum.Outcome == Deferred)
+		dst, reject = w.appendMultiset(dst, node, &w.plan, sum.Outcome == Deferred)
 	}
 	if len(dst)-start > maxAnswer {
-		dst, reject = appendMultiset(dst[:start], &req, node, &route.Plan{Actions: []route.Action{unrenderable}}, false)
+		dst, reject = w.appendMultiset(dst[:start], node, &route.Plan{Actions: []route.Action{unrenderable}}, false)
 	}
 	if reject != nil {
 		sum.Outcome, sum.Status, sum.Reason = "reject", reject.Status, reject.Reason
@@ -118,13 +168,16 @@ func curlFormat(query string) (format, rest string) {
 }
 
 // appendMultiset appends what to do now as variables.
-func appendMultiset(dst []byte, req *Request, node bulkhead.NodeID, plan *route.Plan, deferred bool) ([]byte, *route.Reject) {
+func (w *work) appendMultiset(dst []byte, node bulkhead.NodeID, plan *route.Plan, deferred bool) ([]byte, *route.Reject) {
 	if deferred {
-		return append(dst, "^^;bulkhead_action=defer"...), nil
+		return append(dst, curlDefer...), nil
 	}
-	s := write(req, node, plan, true)
-	return s.variables(append(dst, "^^;"...)), s.reject
+	w.script.write(&w.req, node, plan, true)
+	return w.script.variables(append(dst, "^^;"...)), w.script.reject
 }
+
+// curlDefer leaves a call to the node's own dialplan.
+const curlDefer = "^^;bulkhead_action=defer"
 
 // variables appends a script as variables: what it sets, and the one action
 // that ends it. Whatever would come after that action is asked for again.

@@ -54,6 +54,14 @@ func RenderNotFound(dst []byte) []byte {
 // for any. The returned Reject is what the document rejects the call with, nil
 // if it does not.
 func RenderDialplan(dst []byte, req *Request, node bulkhead.NodeID, plan route.Plan) ([]byte, *route.Reject) {
+	w := newWork()
+	defer w.done()
+	w.plan = plan
+	return w.script.document(dst, req, node, &w.plan)
+}
+
+// document appends a plan as RenderDialplan does.
+func (s *script) document(dst []byte, req *Request, node bulkhead.NodeID, plan *route.Plan) ([]byte, *route.Reject) {
 	context := req.Context
 	if !isContext(context) {
 		context = "global"
@@ -65,10 +73,10 @@ func RenderDialplan(dst []byte, req *Request, node bulkhead.NodeID, plan route.P
 	dst = append(dst, "\">\n      <extension name=\"bulkhead\">\n"+
 		"        <condition field=\"destination_number\" expression=\"^.*$\">\n"...)
 	body := len(dst)
-	s := write(req, node, &plan, false)
+	s.write(req, node, plan, false)
 	dst = appendSteps(dst, s.steps)
 	if len(dst)-start > maxAnswer-len(dialplanTail) {
-		s = write(req, node, &route.Plan{Actions: []route.Action{unrenderable}}, false)
+		s.write(req, node, &route.Plan{Actions: []route.Action{unrenderable}}, false)
 		dst = appendSteps(dst[:body], s.steps)
 	}
 	return append(dst, dialplanTail...), s.reject
@@ -78,25 +86,23 @@ const dialplanTail = "        </condition>\n      </extension>\n    </context>\n
 
 // write turns a plan, or what is left of it, into the switch's words. What
 // cannot be said in them becomes a rejection.
-func write(req *Request, node bulkhead.NodeID, plan *route.Plan, via bool) *script {
-	s := &script{plan: plan, req: req, via: via, steps: make([]step, 0, 16)}
+func (s *script) write(req *Request, node bulkhead.NodeID, plan *route.Plan, via bool) {
+	*s = script{plan: plan, req: req, via: via, steps: s.steps[:0]}
 	ok := len(plan.Actions) > 0
 	if ok && req.asksAgain() {
 		// A plan of a newer revision may be a rejection now, or another one.
-		if ok = s.goOn(req.Destination); ok {
-			return s
+		if !s.goOn(req.Destination) {
+			s.steps = s.steps[:0]
+			s.respond(gone)
 		}
-		s.steps = s.steps[:0]
-		s.respond(gone)
-		return s
+		return
 	}
 	if ok && s.begin(node) && s.actions(plan.Actions, "") {
-		return s
+		return
 	}
 	s.steps, s.reject = s.steps[:0], nil
 	s.exports(node)
 	s.respond(unrenderable)
-	return s
 }
 
 func appendSteps(dst []byte, steps []step) []byte {

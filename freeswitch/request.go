@@ -2,6 +2,7 @@ package freeswitch
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -77,8 +78,47 @@ type Request struct {
 	Method  string // sip_auth_method
 	Group   string // group_name of a group_call, group of an older one
 
+	Called string // only of a question by mod_curl: the call's own destination
+
 	At time.Time // when it came, or when the plan was made that it goes on with; not a field
 }
+
+// read reports whether a field can be one of those that Bulkhead reads, by
+// eight letters of its name: most of the some 160 fields of a request are passed
+// over by this alone. See slot, which decides.
+func read(field []byte) bool {
+	at := 0
+	switch field[0] {
+	case 'v':
+		at = len("variable_")
+	case 'C', 'H':
+	case 'A', 'E', 'F', 'P':
+		return false
+	default:
+		return true
+	}
+	if len(field) < at+8 {
+		return true
+	}
+	h := letters(field[at:])
+	return readLetters[h/64]&(1<<(h%64)) != 0
+}
+
+// readLetters has a bit for the letters of each name that begins with
+// variable_, C or H. All are long enough.
+var readLetters = func() (bits [64]uint64) {
+	for _, s := range []string{
+		"Call-Dir", "Caller-T", "Hunt-Cal", "Hunt-Con", "Hunt-Des", "Hunt-Tra", "bulkhead", "current_",
+		"sip_auth", "sip_call", "sip_from", "sip_h_X-", "sip_netw", "sip_req_", "sofia_pr",
+	} {
+		h := letters([]byte(s))
+		bits[h/64] |= 1 << (h % 64)
+	}
+	return bits
+}()
+
+// letters hashes eight bytes to 12 bits.
+func letters(b []byte) uint64 { return binary.LittleEndian.Uint64(b) * 0x9e3779b97f4a7c15 >> 52 }
 
 // slot returns where a field's value belongs, or nil.
 func (r *Request) slot(name []byte) *string {
@@ -187,11 +227,25 @@ const fixedFields = 5
 // choice. The Request that comes with an error holds what was read before.
 func ParseRequest(body []byte) (Request, error) {
 	var r Request
+	err := r.parse(body, &values{})
+	return r, err
+}
+
+// parse reads a request into an empty r.
+func (r *Request) parse(body []byte, v *values) error {
 	if len(body) > maxRequest {
-		return r, fmt.Errorf("xml_curl request: %d bytes are over %d: %w", len(body), maxRequest, bulkhead.Invalid)
+		return fmt.Errorf("xml_curl request: %d bytes are over %d: %w", len(body), maxRequest, bulkhead.Invalid)
 	}
-	var given fieldSet
-	var plain [256]byte // most values fit
+	v.reset()
+	err := r.fields(body, v)
+	v.fill()
+	if err == nil && r.Section == "" {
+		err = fmt.Errorf("xml_curl request: it names no section: %w", bulkhead.Invalid)
+	}
+	return err
+}
+
+func (r *Request) fields(body []byte, v *values) error {
 	rest := body
 	for n := 0; len(rest) > 0; n++ {
 		field := rest
@@ -199,6 +253,9 @@ func ParseRequest(body []byte) (Request, error) {
 			field, rest = rest[:i], rest[i+1:]
 		} else {
 			rest = nil
+		}
+		if len(field) == 0 || !read(field) {
+			continue
 		}
 		eq := bytes.IndexByte(field, '=')
 		if eq < 0 {
@@ -208,38 +265,53 @@ func ParseRequest(body []byte) (Request, error) {
 		if slot == nil {
 			continue
 		}
-		raw := field[eq+1:]
+		start, raw := len(v.bytes), field[eq+1:]
 		if n >= fixedFields && bytes.IndexByte(raw, '%') >= 0 {
-			raw = appendUnescaped(plain[:0], raw)
+			v.bytes = appendUnescaped(v.bytes, raw)
+		} else {
+			v.bytes = append(v.bytes, raw...)
 		}
-		value := string(raw)
-		if given.add(slot) && *slot != value {
-			return r, fmt.Errorf("xml_curl request: field %s is there twice: %w", clip(string(field[:eq])), bulkhead.Invalid)
+		if !v.add(slot, start) {
+			return fmt.Errorf("xml_curl request: field %s is there twice: %w", clip(string(field[:eq])), bulkhead.Invalid)
 		}
-		*slot = value
 	}
-	if r.Section == "" {
-		return r, fmt.Errorf("xml_curl request: it names no section: %w", bulkhead.Invalid)
-	}
-	return r, nil
+	return nil
 }
 
-// fieldSet is the set of fields that were seen.
-type fieldSet struct {
-	slots [64]*string
-	n     int
+// values gathers the values of a request's fields, one behind the other: they
+// become a single string, which is as little work for the garbage collector as
+// there can be.
+type values struct {
+	bytes []byte
+	found []found
 }
 
-// add adds a field and tells whether it was there already.
-func (f *fieldSet) add(slot *string) bool {
-	for _, s := range f.slots[:f.n] {
-		if s == slot {
-			return true
+// found is a field that has a value.
+type found struct {
+	slot       *string // where it belongs
+	start, end int     // of it in values.bytes
+}
+
+func (v *values) reset() { v.bytes, v.found = v.bytes[:0], v.found[:0] }
+
+// add takes what stands in bytes from start on for a field's value; false if
+// the field has another one.
+func (v *values) add(slot *string, start int) bool {
+	for i := range v.found {
+		if f := &v.found[i]; f.slot == slot {
+			same := bytes.Equal(v.bytes[f.start:f.end], v.bytes[start:])
+			v.bytes = v.bytes[:start]
+			return same
 		}
 	}
-	if f.n < len(f.slots) {
-		f.slots[f.n] = slot
-		f.n++
+	v.found = append(v.found, found{slot, start, len(v.bytes)})
+	return true
+}
+
+// fill puts the values where they belong.
+func (v *values) fill() {
+	all := string(v.bytes)
+	for _, f := range v.found {
+		*f.slot = all[f.start:f.end]
 	}
-	return false
 }

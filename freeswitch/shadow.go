@@ -1,6 +1,7 @@
 package freeswitch
 
 import (
+	"strings"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -19,21 +20,26 @@ type Decided struct {
 // request is about; false if it is about none, about a leg that the switch
 // placed, or about a call that was asked about before it was transferred.
 func Decide(x *route.Snapshot, node bulkhead.NodeID, now time.Time, body []byte) (Decided, bool) {
-	req, err := ParseRequest(body)
-	if req.Section != SectionDialplan {
+	w := newWork()
+	defer w.done()
+	err := w.req.parse(body, &w.values)
+	if w.req.Section != SectionDialplan {
 		return Decided{}, false
 	}
-	return decideOnly(x, node, now, &req, err, false)
+	return w.decideOnly(x, node, now, err, false)
 }
 
 // DecideCurl is Decide for a question by mod_curl.
 func DecideCurl(x *route.Snapshot, node bulkhead.NodeID, now time.Time, query string) (Decided, bool) {
+	w := newWork()
+	defer w.done()
 	_, query = curlFormat(query)
-	req, err := parseCurl(query)
-	return decideOnly(x, node, now, &req, err, true)
+	err := w.req.parseCurl(query, &w.values)
+	return w.decideOnly(x, node, now, err, true)
 }
 
-func decideOnly(x *route.Snapshot, node bulkhead.NodeID, now time.Time, req *Request, err error, via bool) (Decided, bool) {
+func (w *work) decideOnly(x *route.Snapshot, node bulkhead.NodeID, now time.Time, err error, via bool) (Decided, bool) {
+	req := &w.req
 	if x == nil || x.CellOf(node) == "" || req.Direction == "outbound" || req.Transfer != "" || req.EarlierTransfer != "" {
 		return Decided{}, false
 	}
@@ -43,11 +49,13 @@ func decideOnly(x *route.Snapshot, node bulkhead.NodeID, now time.Time, req *Req
 		return Decided{}, false // it was handed over before
 	}
 	if _, ok := plan.Actions[0].(route.Reject); !ok {
-		if s := write(req, node, &plan, via); s.reject != nil {
-			plan.Actions = []route.Action{*s.reject} // it cannot be said in the switch's words
+		w.plan = plan
+		if w.script.write(req, node, &w.plan, via); w.script.reject != nil {
+			plan.Actions = []route.Action{*w.script.reject} // it cannot be said in the switch's words
 		}
 	}
-	return Decided{Plan: plan, Leg: sum.Leg, SIPCallID: req.SIPCallID, Number: req.Destination}, true
+	// Whoever keeps these does not keep the whole request.
+	return Decided{Plan: plan, Leg: strings.Clone(sum.Leg), SIPCallID: strings.Clone(req.SIPCallID), Number: strings.Clone(req.Destination)}, true
 }
 
 // DeferCurl appends the answer to a question by mod_curl that leaves the call
@@ -57,6 +65,5 @@ func DeferCurl(query string, dst []byte) []byte {
 		dst, _ = appendPlanJSON(dst, "", route.Plan{}, true)
 		return dst
 	}
-	dst, _ = appendMultiset(dst, nil, "", nil, true)
-	return dst
+	return append(dst, curlDefer...)
 }

@@ -254,9 +254,22 @@ func (d *decision) one(a Action) []Action {
 	return []Action{a}
 }
 
+// fewNumbers are searched one by one: they are where the tenant's other data
+// is, and a look-up in the table of all numbers misses the processor's caches
+// four times.
+const fewNumbers = 8
+
 // own returns the number of the tenant's with the given digits, or nil.
 func (h *home) own(x *Snapshot, digits string) *bulkhead.Number {
 	if digits == "" {
+		return nil
+	}
+	if len(h.tenant.Numbers) <= fewNumbers {
+		for i := range h.tenant.Numbers {
+			if h.tenant.Numbers[i].Number == digits {
+				return &h.tenant.Numbers[i]
+			}
+		}
 		return nil
 	}
 	n := x.numbers.find(digits)
