@@ -66,14 +66,16 @@ func (d *Dialect) validate() error {
 	return nil
 }
 
-// router finds a dialect by the whole path of a question where that says all,
-// which costs a PBX's call less than a chi.Router, and asks one for the rest.
+// router finds a dialect by the path of a question, which costs a PBX's call
+// less than a chi.Router, and asks one for whatever is no question.
 type router struct {
-	exact map[string]exactRoute // by path
-	rest  chi.Router
+	direct []directRoute
+	rest   chi.Router
 }
 
-type exactRoute struct {
+type directRoute struct {
+	path    string
+	below   bool // all that begins with path
 	methods []string
 	answer  http.HandlerFunc
 }
@@ -82,15 +84,20 @@ func (m *router) add(d *Dialect, answer http.HandlerFunc) {
 	for _, method := range d.Methods {
 		m.rest.Method(method, d.Pattern, answer)
 	}
-	if !strings.ContainsAny(d.Pattern, "*{") {
-		m.exact[d.Pattern] = exactRoute{d.Methods, answer}
+	path, below := strings.CutSuffix(d.Pattern, "*")
+	if !strings.ContainsAny(path, "*{") {
+		m.direct = append(m.direct, directRoute{path, below, d.Methods, answer})
 	}
 }
 
 func (m *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if e, ok := m.exact[r.URL.Path]; ok && r.URL.RawPath == "" && slices.Contains(e.methods, r.Method) {
-		e.answer(w, r)
-		return
+	path := r.URL.Path
+	for i := range m.direct {
+		d := &m.direct[i]
+		if (path == d.path || d.below && strings.HasPrefix(path, d.path)) && r.URL.RawPath == "" && slices.Contains(d.methods, r.Method) {
+			d.answer(w, r)
+			return
+		}
 	}
 	m.rest.ServeHTTP(w, r)
 }

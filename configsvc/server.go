@@ -128,7 +128,7 @@ func New(cfg Config, live *route.Live, dialects []Dialect, log *slog.Logger, reg
 		cfg: cfg, live: live, log: log, metrics: newMetrics(reg), pacer: newPacer(cfg.TenantRate),
 		buffers: sync.Pool{New: func() any { return new(buffers) }},
 	}
-	r := router{exact: map[string]exactRoute{}, rest: chi.NewRouter()}
+	r := router{rest: chi.NewRouter()}
 	for _, d := range dialects {
 		if err := d.validate(); err != nil {
 			return nil, err

@@ -68,8 +68,9 @@ func (r *Request) asksAgain() bool {
 }
 
 // original is the request that the plan was first made for.
-func (r *Request) original() Request {
-	first := *r
+func (r *Request) original() *Request {
+	first := new(Request)
+	*first = *r
 	first.Destination = r.Dialled
 	if t, err := strconv.ParseInt(r.Time, 10, 64); err == nil && t > 0 && r.At.Sub(time.Unix(t, 0)) < 24*time.Hour {
 		first.At = time.Unix(t, 0)

@@ -81,8 +81,7 @@ func (w *work) done() {
 }
 
 func (w *work) answerDialplan(x *route.Snapshot, node bulkhead.NodeID, err error, dst []byte) ([]byte, Summary) {
-	var sum Summary
-	w.plan, sum = decide(x, node, &w.req, err)
+	sum := w.decide(x, node, err)
 	if sum.Outcome == Deferred {
 		return RenderNotFound(dst), sum
 	}
@@ -96,10 +95,11 @@ func (w *work) answerDialplan(x *route.Snapshot, node bulkhead.NodeID, err error
 // Deferred is the outcome of a call that is left to what the node has of its own.
 const Deferred = "deferred"
 
-// decide makes the plan for a dialplan request. If the outcome is Deferred, the
-// node has to be told that the call is not ours.
-func decide(x *route.Snapshot, node bulkhead.NodeID, req *Request, err error) (route.Plan, Summary) {
-	var plan route.Plan
+// decide makes the plan for a dialplan request that was read, or refused with
+// err. If the outcome is Deferred, the node has to be told that the call is not
+// ours.
+func (w *work) decide(x *route.Snapshot, node bulkhead.NodeID, err error) Summary {
+	plan, req := &w.plan, &w.req
 	sum := Summary{Section: SectionDialplan}
 	if isUUID(req.Leg) {
 		sum.Leg = req.Leg
@@ -113,32 +113,37 @@ func decide(x *route.Snapshot, node bulkhead.NodeID, req *Request, err error) (r
 		// It was handed over to the operator's dialplan, which goes on by itself.
 		sum.Outcome = Deferred
 		sum.Tenant, sum.Revision = bulkhead.TenantID(clip(req.Tenant)), x.Revision()
-		return plan, sum
+		return sum
 	default:
-		first := *req
 		if req.asksAgain() {
-			first = req.original()
+			req = req.original()
 		}
-		var c route.Call
-		if c, err = Call(x, node, &first); err == nil {
-			plan = route.Decide(x, c)
-		} else {
-			plan = route.Plan{SBC: c.SBC, Actions: []route.Action{refusal(c)}}
-		}
-		plan.Revision, plan.Cell = x.Revision(), x.CellOf(node)
+		err = ask(x, node, req, plan)
 		if !plan.Managed && x.Node(node).Unmanaged == bulkhead.DeferUnmanaged {
 			sum.Outcome = Deferred
 		}
 	}
 	if sum.Outcome == "" {
-		sum.Outcome = outcome(plan)
+		sum.Outcome = outcome(plan.Actions)
 	}
 	sum.Err, sum.Tenant, sum.Pool, sum.Revision = err, plan.Tenant, plan.Pool, plan.Revision
-	return plan, sum
+	return sum
 }
 
-func outcome(p route.Plan) string {
-	switch a := p.Actions[len(p.Actions)-1].(type) {
+// ask makes the plan for a call that begins.
+func ask(x *route.Snapshot, node bulkhead.NodeID, req *Request, plan *route.Plan) error {
+	c, err := Call(x, node, req)
+	if err == nil {
+		*plan = route.Decide(x, c)
+	} else {
+		*plan = route.Plan{SBC: c.SBC, Actions: []route.Action{refusal(c.SBC)}}
+	}
+	plan.Revision, plan.Cell = x.Revision(), x.CellOf(node)
+	return err
+}
+
+func outcome(list []route.Action) string {
+	switch a := list[len(list)-1].(type) {
 	case route.Dial:
 		if _, ok := a.Legs[0].(route.DialTrunk); ok {
 			return "trunk"
@@ -155,8 +160,8 @@ func outcome(p route.Plan) string {
 }
 
 // refusal is how a call is rejected that Call refused.
-func refusal(c route.Call) route.Reject {
-	if c.SBC == "" {
+func refusal(sbc bulkhead.SBCID) route.Reject {
+	if sbc == "" {
 		return route.UnknownSBC
 	}
 	return route.UnknownTenant

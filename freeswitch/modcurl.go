@@ -141,8 +141,7 @@ func AnswerCurl(x *route.Snapshot, node bulkhead.NodeID, now time.Time, query st
 	format, query := curlFormat(query)
 	err := w.req.parseCurl(query, &w.values)
 	w.req.At = now
-	var sum Summary
-	w.plan, sum = decide(x, node, &w.req, err)
+	sum := w.decide(x, node, err)
 	start := len(dst)
 	var reject *route.Reject
 	if format == "json" {

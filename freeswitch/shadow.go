@@ -44,12 +44,12 @@ func (w *work) decideOnly(x *route.Snapshot, node bulkhead.NodeID, now time.Time
 		return Decided{}, false
 	}
 	req.At = now
-	plan, sum := decide(x, node, req, err)
+	sum := w.decide(x, node, err)
+	plan := w.plan
 	if len(plan.Actions) == 0 {
 		return Decided{}, false // it was handed over before
 	}
 	if _, ok := plan.Actions[0].(route.Reject); !ok {
-		w.plan = plan
 		if w.script.write(req, node, &w.plan, via); w.script.reject != nil {
 			plan.Actions = []route.Action{*w.script.reject} // it cannot be said in the switch's words
 		}

@@ -11,15 +11,18 @@ import (
 // Decide answers what to do with a call. It always returns a plan of at
 // least one action: what nobody owns is rejected.
 func Decide(x *Snapshot, c Call) Plan {
+	var p Plan
 	d := decision{x: x, c: c}
-	return d.decide()
+	d.decide(&p)
+	return p
 }
 
 // Explain decides as Decide does, and returns beside the plan why: each step
 // that led to it, in words.
 func Explain(x *Snapshot, c Call) (Plan, []string) {
+	var p Plan
 	d := decision{x: x, c: c, tracing: true}
-	p := d.decide()
+	d.decide(&p)
 	return p, d.trace
 }
 
@@ -42,10 +45,12 @@ func (d *decision) note(format string, args ...any) {
 	d.trace = append(d.trace, fmt.Sprintf(format, args...))
 }
 
-func (d *decision) decide() Plan {
-	p := Plan{Revision: d.x.Revision(), SBC: d.c.SBC}
+// decide makes the plan in p, which is empty.
+func (d *decision) decide(p *Plan) {
+	p.Revision, p.SBC = d.x.Revision(), d.c.SBC
 	if refusal := d.enter(); refusal != nil {
-		return d.reject(p, *refusal)
+		d.reject(p, refusal)
+		return
 	}
 	p.Cell = d.cell
 	h, refusal := d.locate()
@@ -53,13 +58,15 @@ func (d *decision) decide() Plan {
 		// Nobody's call: but one that claims to be a managed tenant's is not
 		// left to what else the node has.
 		p.Managed = h != nil && h.tenant.IsManaged()
-		return d.reject(p, *refusal)
+		d.reject(p, refusal)
+		return
 	}
 	t := &h.tenant
 	d.h = h
 	p.Tenant, p.Pool, p.Set, p.Codecs, p.Managed = t.ID, h.pool.ID, h.set, t.Codecs, t.IsManaged()
 	if !p.Managed {
-		return d.reject(p, Unmanaged)
+		d.reject(p, &Unmanaged)
+		return
 	}
 	if d.tracing {
 		d.note("its calls go to pool %s, dispatcher set %d", p.Pool, p.Set)
@@ -73,17 +80,15 @@ func (d *decision) decide() Plan {
 		d.note("the caller is no user of the tenant: the call comes from outside")
 	}
 	p.MaxDuration, p.Tap, p.Headers = t.Limits.MaxDuration, t.Tap, t.Headers
-	d.dialled(&p)
+	d.dialled(p)
 	p.Record = t.Record == bulkhead.RecordAll || t.Record == bulkhead.RecordInbound && d.caller == nil || t.Record == bulkhead.RecordOutbound && p.Outbound
-	return p
 }
 
-func (d *decision) reject(p Plan, r Reject) Plan {
+func (d *decision) reject(p *Plan, r *Reject) {
 	if d.tracing {
 		d.note("rejected with %d: %s", r.Status, r.Reason)
 	}
-	p.Actions = []Action{r}
-	return p
+	p.Actions = []Action{*r}
 }
 
 // enter finds the cell that the call came into.
