@@ -2,6 +2,11 @@ package kamailio_test
 
 import (
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,7 +41,7 @@ func nodeHears(w *world, source string, c call, name, value string) string {
 }
 
 var safeguards = []safeguard{
-	{"headers of ours are removed", `remove_hf_re("^X-Bulkhead-");`, "", func(w *world) string {
+	{"headers of ours are removed", `remove_hf_re("^X-Bulkhead-");`, "return 1;", func(w *world) string {
 		return nodeHears(w, "127.1.1.1", call{ruri: "sip:1@acme.example", extra: "X-Bulkhead-User: 1001\r\n"}, "X-Bulkhead-User", "")
 	}},
 	{"a route of the caller's is removed", `remove_hf("Route");`, "", func(w *world) string {
@@ -83,6 +88,39 @@ var safeguards = []safeguard{
 	{"what a phone calls itself is no tenant", `if ($vn(bulkhead_row) == $null || $vn(bulkhead_row) == "*") route(UNKNOWN_DOMAIN);`, "", func(w *world) string {
 		return answered(w, "127.9.1.1", call{method: "REGISTER", ruri: "sip:nobody.example", from: "sip:1@nobody.example", to: "sip:1@nobody.example"}, 404)
 	}},
+}
+
+// TestEveryHeaderIsStripped reads what headers of ours anything of ours knows:
+// the SBC must take each of them out of an ACK and a BYE by its name.
+func TestEveryHeaderIsStripped(t *testing.T) {
+	include, err := os.ReadFile("conf/bulkhead.cfg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	form := regexp.MustCompile(`(?i)X-Bulkhead-[a-z]+`)
+	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || !slices.Contains([]string{".go", ".cfg", ".conf", ".xml"}, filepath.Ext(path)) {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, name := range form.FindAllString(string(text), -1) {
+			known[name] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(known, "X-Bulkhead-Stale") // of an HTTP answer
+	if len(known) < 5 {
+		t.Errorf("only the headers %v were found", known)
+	}
+	for name := range known {
+		if !strings.Contains(string(include), `remove_hf("`+name+`");`) {
+			t.Errorf("bulkhead.cfg does not remove %s by its name", name)
+		}
+	}
 }
 
 // TestSafeguards takes each named part out of the shipped files and sees that
