@@ -58,6 +58,7 @@ func TestRedisSentinel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for a failover")
 	}
+	t.Parallel()
 	one, two, watch := freePort(t), freePort(t), freePort(t)
 	keep := []string{"--save", "", "--appendonly", "yes", "--appendfsync", "always"}
 	master := startRedis(t, one, keep...)

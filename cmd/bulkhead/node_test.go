@@ -86,6 +86,7 @@ func TestNodeDrainAndDisable(t *testing.T) {
 // An upgrade goes node by node and stops at the first failure, with that node
 // drained and the others as they were.
 func TestPoolUpgrade(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	data := poolOfNodes(t)
 	done := filepath.Join(t.TempDir(), "done")
 	if out, err := runTool(t, "pool", "upgrade", "p", "--data", data, "--hook", "echo $NODE >> "+done); err != nil {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +26,17 @@ func plainBuild(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return bin
+}
+
+// demoPort is the demo's port for SIP: 5060, as its user's phones expect.
+var demoPort sync.Mutex
+
+// demoBesideOthers lets a test whose demo waits most of its time run beside
+// other tests, but those of other demos.
+func demoBesideOthers(t *testing.T) {
+	t.Parallel()
+	demoPort.Lock()
+	t.Cleanup(demoPort.Unlock)
 }
 
 // demoProcess is a "bulkhead run --demo".
@@ -104,6 +116,7 @@ func (p *demoProcess) interrupt(t *testing.T, within time.Duration) {
 
 // TestRunWithoutAnything is the first look of somebody who has only Go.
 func TestRunWithoutAnything(t *testing.T) {
+	demoBesideOthers(t)
 	bin := plainBuild(t)
 	data := filepath.Join(t.TempDir(), "data")
 	p := startDemo(t, bin, "--no-kamailio", "--data", data)
@@ -126,6 +139,7 @@ func TestRunWithoutAnything(t *testing.T) {
 // TestSecondInterruptEndsAtOnce: who presses Ctrl-C again does not wait for
 // what is late, here a request that never comes whole.
 func TestSecondInterruptEndsAtOnce(t *testing.T) {
+	demoBesideOthers(t)
 	p := startDemo(t, plainBuild(t), "--no-kamailio", "--data", filepath.Join(t.TempDir(), "data"))
 	var admin []string
 	eventually(t, 60*time.Second, "it runs", func() string {
@@ -165,6 +179,7 @@ func TestSecondInterruptEndsAtOnce(t *testing.T) {
 // TestRunAfterKill: a run that was killed leaves a Kamailio behind at most
 // until the next one, which ends it and starts its own.
 func TestRunAfterKill(t *testing.T) {
+	demoBesideOthers(t)
 	if _, err := kamailio.Binary(); err != nil {
 		if os.Getenv("BULKHEAD_REQUIRE_REAL") == "1" {
 			t.Fatal(err)

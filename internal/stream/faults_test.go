@@ -242,6 +242,7 @@ func TestRedisStalled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for 6 s")
 	}
+	t.Parallel()
 	r, c := rig(t)
 	w, s := newWriter(t, c, "w1"), newStore()
 	w.start()

@@ -54,6 +54,7 @@ func TestSentinel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds")
 	}
+	t.Parallel()
 	const password = "correct horse"
 	ports := []string{port(t), port(t), port(t)}
 	auth := []string{"--bind", "127.0.0.1", "--requirepass", password, "--masterauth", password}
