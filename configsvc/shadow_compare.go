@@ -181,8 +181,11 @@ func sameNumber(e164, written string) bool {
 }
 
 // cancelled reports whether the caller ended the call before anybody answered.
+// cancelled reports whether the caller gave up. An Asterisk names him as the one
+// who hung up also where its dialplan had no such extension, with the code that
+// he got.
 func cancelled(a *cdr.Record) bool {
-	return a.Answer.IsZero() && (a.SIPCode == 487 || a.Cause == "ORIGINATOR_CANCEL" || a.HangupBy == cdr.HangupPeer)
+	return a.Answer.IsZero() && (a.SIPCode == 487 || a.Cause == "ORIGINATOR_CANCEL" || a.HangupBy == cdr.HangupPeer && a.SIPCode == 0)
 }
 
 func ended(a *cdr.Record) string {

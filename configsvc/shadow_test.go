@@ -234,6 +234,7 @@ func TestShadowVerdicts(t *testing.T) {
 		{"carrier, other caller", trunk, []cdr.Record{leg("a", "a", "1"), leg("b", "a", "004930123456", caller("4940556"))}, Different, "showed 4940556"},
 		{"rejected alike", PlanStep{Do: "reject", Status: 404, Cause: 1}, []cdr.Record{leg("a", "a", "x", failed(404, 1))}, Same, ""},
 		{"rejected alike by cause", PlanStep{Do: "reject", Status: 403, Cause: 21}, []cdr.Record{leg("a", "a", "x", failed(603, 21))}, Same, ""},
+		{"no such extension on an Asterisk", PlanStep{Do: "reject", Status: 404, Cause: 1}, []cdr.Record{leg("a", "a", "x", failed(404, 16), func(r *cdr.Record) { r.HangupBy = cdr.HangupPeer })}, Same, ""},
 		{"rejected otherwise", PlanStep{Do: "reject", Status: 403, Cause: 21}, []cdr.Record{leg("a", "a", "x", failed(404, 1))}, Different, "ended with 404"},
 		{"let in", PlanStep{Do: "reject", Status: 403, Cause: 21}, []cdr.Record{leg("a", "a", "x"), leg("b", "a", "y")}, Different, "called y"},
 		{"answered", PlanStep{Do: "reject", Status: 403, Cause: 21}, []cdr.Record{leg("a", "a", "x")}, Different, "was answered"},
