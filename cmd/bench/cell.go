@@ -196,8 +196,18 @@ func (k *cellCallers) begunBy(id string) time.Time {
 // call places rate calls a second for a tenant until they are finished.
 // Each is hung up at once.
 func (c *cell) call(ctx context.Context, tenant, rate int, name string) (*cellCallers, error) {
-	phone, err := siptest.NewPhone(siptest.PhonesConfig{Listen: netip.AddrPortFrom(sbcSource(tenant), 0).String(), Proxy: c.addr},
+	return placeCalls(ctx, c.addr, tenant, rate, name)
+}
+
+// newCaller makes what calls an SBC for a tenant.
+func newCaller(addr string, tenant int) (*siptest.Phone, error) {
+	return siptest.NewPhone(siptest.PhonesConfig{Listen: netip.AddrPortFrom(sbcSource(tenant), 0).String(), Proxy: addr},
 		siptest.PhoneConfig{User: "4930987", Domain: "carrier.example"})
+}
+
+// placeCalls is call for the SBC at addr.
+func placeCalls(ctx context.Context, addr string, tenant, rate int, name string) (*cellCallers, error) {
+	phone, err := newCaller(addr, tenant)
 	if err != nil {
 		return nil, err
 	}

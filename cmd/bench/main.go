@@ -100,6 +100,13 @@ func main() {
 		}
 		return
 	}
+	if text := os.Getenv(stormEnv); text != "" {
+		if err := runStorm(text); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: storm:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {

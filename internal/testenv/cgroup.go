@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -81,6 +82,39 @@ func (g *CPUGroup) Add(pid int) error {
 		}
 	}
 	return nil
+}
+
+// Yield lets the group have a CPU only when nobody outside of it wants that one,
+// as good as. On a host of their own its processes would not be in the way at all.
+func (g *CPUGroup) Yield() error {
+	name, least := "cpu.shares", "2" // version 1
+	if _, err := os.Stat(filepath.Join(g.dirs[0], name)); err != nil {
+		name, least = "cpu.weight", "1"
+	}
+	if err := os.WriteFile(filepath.Join(g.dirs[0], name), []byte(least), 0o600); err != nil {
+		return fmt.Errorf("give a control group the least weight: %w", err)
+	}
+	return nil
+}
+
+// Periods returns in how many periods of 100 ms the group ran, and in how many
+// of them it wanted more than its CPUs.
+func (g *CPUGroup) Periods() (all, throttled int, err error) {
+	b, err := os.ReadFile(filepath.Join(g.dirs[0], "cpu.stat"))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read what a control group used: %w", err)
+	}
+	f := strings.Fields(string(b))
+	for i := 0; i+1 < len(f); i += 2 {
+		n, _ := strconv.Atoi(f[i+1]) // of the kernel
+		switch f[i] {
+		case "nr_periods":
+			all = n
+		case "nr_throttled":
+			throttled = n
+		}
+	}
+	return all, throttled, nil
 }
 
 // Remove removes the group, once its processes are gone.
