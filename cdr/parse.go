@@ -10,9 +10,9 @@ import (
 )
 
 // parseEntry reads an entry of a record as Encode writes most: plain texts
-// without an escape, known names, each once. Of anything else it says false,
-// and encoding/json has the word. Where it says true, it has read what
-// encoding/json would have read.
+// without an escape, and known names. Of anything else it says false, and
+// encoding/json has the word. Where it says true, it has read what encoding/json
+// would have read.
 func parseEntry(b []byte) (e Entry, ok bool) {
 	p := parser{b: b}
 	p.object(func(name []byte) {
@@ -36,30 +36,20 @@ type parser struct {
 }
 
 func (p *parser) record(r *Record) {
-	var seen uint64
-	once := func(i int) {
-		p.bad = p.bad || seen&(1<<i) != 0
-		seen |= 1 << i
-	}
 	p.object(func(name []byte) {
 		switch string(name) {
 		case "schema":
-			once(0)
 			r.Schema = int(p.integer())
 		case "id":
-			once(1)
 			p.bad = r.ID.UnmarshalText(p.text()) != nil || p.bad
 		case "kind":
-			once(2)
 			r.Kind = Kind(p.string())
 		case "source":
-			once(3)
 			r.Source = Source(p.string())
 		case "sources":
-			once(4)
 			r.Sources = p.sources()
 		case "prov":
-			once(5)
+			p.bad = p.bad || r.Prov != nil // a second one would be added to it
 			r.Prov = map[Source]Fields{}
 			p.object(func(name []byte) {
 				var f Fields
@@ -69,90 +59,63 @@ func (p *parser) record(r *Record) {
 				r.Prov[source] = f
 			})
 		case "cell":
-			once(6)
 			r.Cell = bulkhead.CellID(p.string())
 		case "node":
-			once(7)
 			r.Node = bulkhead.NodeID(p.string())
 		case "sbc":
-			once(8)
 			r.SBC = bulkhead.SBCID(p.string())
 		case "pool":
-			once(9)
 			r.Pool = bulkhead.PoolID(p.string())
 		case "tenant":
-			once(10)
 			r.Tenant = bulkhead.TenantID(p.string())
 		case "revision":
-			once(11)
 			n := p.integer()
 			p.bad = p.bad || n < 0
 			r.Revision = bulkhead.RevisionNumber(n)
 		case "leg":
-			once(12)
 			r.Leg = p.string()
 		case "call":
-			once(13)
 			r.Call = p.string()
 		case "sip_call_id":
-			once(14)
 			r.SIPCallID = p.string()
 		case "direction":
-			once(15)
 			r.Direction = Direction(p.string())
 		case "caller":
-			once(16)
 			r.Caller = p.string()
 		case "callee":
-			once(17)
 			r.Callee = p.string()
 		case "start":
-			once(18)
 			r.Start = p.time()
 		case "ring":
-			once(19)
 			r.Ring = p.time()
 		case "answer":
-			once(20)
 			r.Answer = p.time()
 		case "end":
-			once(21)
 			r.End = p.time()
 		case "sip_code":
-			once(22)
 			r.SIPCode = int(p.integer())
 		case "q850":
-			once(23)
 			r.Q850 = int(p.integer())
 		case "cause":
-			once(24)
 			r.Cause = p.string()
 		case "codec":
-			once(25)
 			r.Codec = p.string()
 		case "hangup_by":
-			once(26)
 			r.HangupBy = p.string()
 		case "rtp_in":
-			once(27)
 			r.RTPIn = new(p.integer())
 		case "rtp_out":
-			once(28)
 			r.RTPOut = new(p.integer())
 		case "rtp_lost":
-			once(29)
 			r.RTPLost = new(p.integer())
 		case "jitter_ms":
-			once(30)
 			r.JitterMS = new(p.float())
 		case "mos":
-			once(31)
 			r.MOS = new(p.float())
 		case "clock_offset_ns":
-			once(32)
 			r.ClockOffset = time.Duration(p.integer())
 		case "attrs":
-			once(33)
+			p.bad = p.bad || r.Attrs != nil
 			r.Attrs = map[string]string{}
 			p.object(func(name []byte) {
 				key := string(name)
@@ -161,7 +124,6 @@ func (p *parser) record(r *Record) {
 				r.Attrs[key] = p.string()
 			})
 		case "gap":
-			once(34)
 			r.Gap = p.string()
 		default:
 			p.bad = true
