@@ -89,7 +89,7 @@ var all = []benchmark{
 	{"invite_cpu_vs_floor", inviteCPUVsFloor},
 	{"profiles_apart", profilesApart},
 	{"overload_moved", overloadMoved},
-	{"node_loss", nodeLoss}, // takes five minutes
+	{"node_loss", nodeLoss}, // takes three to five minutes
 }
 
 func main() {

@@ -13,84 +13,96 @@ import (
 )
 
 const (
-	lossRuns = 50
-	lossRate = 40 // calls a second, over two nodes
+	lossNodes  = 6
+	lossRounds = 10 // of lossNodes-1 nodes each
+	lossRate   = 60 // calls a second, over all nodes
 	// lossQuiet is how long no INVITE must have come to be the last.
 	lossQuiet = 1200 * time.Millisecond
 	// lossBar is within how many seconds a dead node must be left alone (P20).
 	lossBar = 2
 )
 
-// nodeLoss kills a node of two with SIGKILL in the middle of calls and times
-// the last call that Kamailio still sends it first.
+// nodeLoss kills nodes with SIGKILL in the middle of calls and times the last
+// call that Kamailio still sends each of them first.
 func nodeLoss(ctx context.Context) (_ []figure, err error) {
-	c, err := startCell(ctx, 2, 0, false)
+	c, err := startCell(ctx, lossNodes, 0, false)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
 	var seconds []float64
 	placed, lost := 0, 0
-	for i := range lossRuns {
-		last, calls, err := c.lose(ctx, fmt.Sprintf("loss-%d", i))
+	for i := range lossRounds {
+		lasts, calls, err := c.lose(ctx, fmt.Sprintf("loss-%d", i))
 		if err != nil {
-			return nil, fmt.Errorf("run %d: %w", i, err)
+			return nil, fmt.Errorf("round %d: %w", i, err)
 		}
-		seconds = append(seconds, last.Seconds())
+		seconds = append(seconds, lasts...)
 		placed += len(calls)
 		lost += failed(calls)
 	}
+	runs := len(seconds)
 	worst := p99(seconds)
 	return []figure{
 		{name: "node_loss", value: worst, unit: "s", ratio: worst / lossBar, bar: bar{"<=", 1.0}},
 		{name: "node_loss_p50", value: median(seconds), unit: "s"},
+		{name: "node_loss_runs", value: float64(runs), unit: "kills"},
 		{name: "node_loss_failed", value: float64(lost), unit: fmt.Sprintf("of_%d_calls", placed)},
 	}, nil
 }
 
-// lose kills the first node, and returns when, after that, the last call was
-// sent to it, and all calls of the run.
-func (c *cell) lose(ctx context.Context, name string) (last time.Duration, calls []called, err error) {
-	victim := c.nodes[0]
-	if victim.child == nil {
-		if err := victim.start(); err != nil {
-			return 0, nil, err
+// lose starts the nodes that are not there, and kills all but the last, one
+// after another. It returns how long after its death, in seconds, each of them
+// was sent the last call, and all calls of the round.
+func (c *cell) lose(ctx context.Context, name string) (lasts []float64, calls []called, err error) {
+	for _, n := range c.nodes {
+		if n.child == nil {
+			if err := n.start(); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 	stop, err := c.dispatch(ctx)
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
 	defer stop()
 	k, err := c.call(ctx, 0, lossRate, name)
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		var e error
 		calls, e = k.finish()
 		err = errors.Join(err, e)
 	}()
-	if err := until(ctx, 10*time.Second, func() error { return k.answeredBy(victim.SIP, 5) }); err != nil {
-		return 0, nil, err
-	}
-	time.Sleep(rand.N(time.Second)) // anywhere between two pings
-	victim.child.kill()
-	killed := time.Now()
-	victim.child = nil
-	h, err := openHole(victim.SIP)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer h.close()
-	err = until(ctx, 30*time.Second, func() error {
-		last = h.lastOf(k, killed)
-		if quiet := time.Since(killed) - last; quiet < lossQuiet {
-			return fmt.Errorf("an INVITE came %s ago", quiet)
+	for _, victim := range c.nodes[:lossNodes-1] {
+		if err := until(ctx, 10*time.Second, func() error { return k.answeredBy(victim.SIP, 5) }); err != nil {
+			return nil, nil, err
 		}
-		return nil
-	})
-	return last, nil, err
+		time.Sleep(rand.N(time.Second)) // anywhere between two pings
+		victim.child.kill()
+		killed := time.Now()
+		victim.child = nil
+		h, err := openHole(victim.SIP)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer h.close()
+		var last time.Duration
+		err = until(ctx, 30*time.Second, func() error {
+			last = h.lastOf(k, killed)
+			if quiet := time.Since(killed) - last; quiet < lossQuiet {
+				return fmt.Errorf("an INVITE came %s ago", quiet)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		lasts = append(lasts, last.Seconds())
+	}
+	return lasts, nil, nil
 }
 
 // answeredBy returns nil when so many calls were answered at addr.
