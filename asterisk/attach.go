@@ -138,11 +138,11 @@ func Attach(dir string, p NodeParams) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "bulkhead"), 0o750); err != nil {
+	if err := editfile.MakeFolder(filepath.Join(dir, "bulkhead")); err != nil {
 		return fmt.Errorf("attach %s: %w", dir, err)
 	}
 	for _, f := range files {
-		if err := os.WriteFile(filepath.Join(dir, f.Path), f.Text, 0o640); err != nil {
+		if err := editfile.Replace(filepath.Join(dir, f.Path), string(f.Text)); err != nil {
 			return fmt.Errorf("attach %s: %w", dir, err)
 		}
 	}

@@ -13,6 +13,7 @@ type metrics struct {
 	refused *prometheus.CounterVec
 	waited  prometheus.Counter
 	stale   *prometheus.CounterVec
+	late    *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
 }
 
@@ -43,13 +44,17 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "bulkhead_configsvc_stale_answers_total",
 			Help: "Answers made from a revision that nobody confirmed lately.",
 		}, []string{"dialect"}),
+		late: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bulkhead_configsvc_late_urgent_answers_total",
+			Help: "Answers to what a PBX asks one at a time, as a REGISTER's directory look-up, that took longer than their own deadline.",
+		}, []string{"dialect"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "bulkhead_configsvc_answer_seconds",
 			Help:    "Time from the first byte of a question read to its answer written.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25},
 		}, []string{"dialect"}),
 	}
-	reg.MustRegister(m.answers, m.refused, m.waited, m.stale, m.seconds)
+	reg.MustRegister(m.answers, m.refused, m.waited, m.stale, m.late, m.seconds)
 	for _, reason := range []string{refusedBody, refusedEmpty, refusedStale, refusedTenant, refusedPeer} {
 		m.refused.WithLabelValues(reason)
 	}

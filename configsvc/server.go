@@ -48,6 +48,12 @@ type Config struct {
 	// fall back to: the snapshot in memory is the last known good.
 	Deadline time.Duration
 
+	// UrgentDeadline is the same for what a PBX asks one at a time, such as a
+	// FreeSWITCH's REGISTERs, where one slow answer holds up all others: 1 ms to
+	// Deadline. Such a question never waits for its tenant's turn, however many
+	// there are; an answer that is later all the same is sent and counted.
+	UrgentDeadline time.Duration
+
 	// Age returns for how long the snapshot has not been confirmed to be the
 	// newest; nil: it always is.
 	Age func() time.Duration
@@ -67,7 +73,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", MaxBody: 64 << 10, ConnsPerPeer: 2000,
-		TenantRate: 1000, Deadline: 250 * time.Millisecond, StaleAfter: 10 * time.Second,
+		TenantRate: 1000, Deadline: 250 * time.Millisecond, UrgentDeadline: 50 * time.Millisecond, StaleAfter: 10 * time.Second,
 	}
 }
 
@@ -87,6 +93,8 @@ func (c *Config) Validate() error {
 		return bad("tenant_rate", c.TenantRate, "within 1 and 1000000")
 	case c.Deadline < time.Millisecond || c.Deadline > writeTimeout:
 		return bad("deadline", c.Deadline, "within 1ms and 2s")
+	case c.UrgentDeadline < time.Millisecond || c.UrgentDeadline > writeTimeout:
+		return bad("urgent_deadline", c.UrgentDeadline, "within 1ms and 2s")
 	case c.StaleAfter < time.Second:
 		return bad("stale_after", c.StaleAfter, "1s or more")
 	case c.MaxStale != 0 && c.MaxStale < c.StaleAfter:
@@ -203,7 +211,7 @@ type buffers struct {
 
 func (s *Server) answer(d Dialect) http.HandlerFunc {
 	seconds, stale := s.metrics.seconds.WithLabelValues(d.Name), s.metrics.stale.WithLabelValues(d.Name)
-	answers := newOutcomes(s.metrics.answers, d.Name)
+	answers, late := newOutcomes(s.metrics.answers, d.Name), s.metrics.late.WithLabelValues(d.Name)
 	usual := []string{d.ContentType}
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -240,6 +248,9 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 		if !s.wait(r.Context(), q.Node, &res, start) {
 			s.refuse(w, refusedTenant, http.StatusServiceUnavailable, "the tenant asks more than its share")
 			return
+		}
+		if res.Urgent && time.Since(start) > s.cfg.UrgentDeadline {
+			late.Inc()
 		}
 		h := w.Header()
 		h["Content-Type"] = usual

@@ -31,6 +31,10 @@ func isNode(_ *route.Snapshot, _ bulkhead.NodeID, password string) bool { return
 // what stands before a colon in its query.
 func echo(x *route.Snapshot, q Question, dst []byte) ([]byte, Result) {
 	tenant, rest, _ := strings.Cut(q.Query, ":")
+	rest, slow := strings.CutSuffix(rest, "-slow")
+	if slow {
+		time.Sleep(5 * time.Millisecond) // it is what is measured
+	}
 	return fmt.Appendf(dst, "%d|%s|%s|%s", x.Revision(), q.Node, rest, q.Body),
 		Result{Outcome: "echoed", Tenant: bulkhead.TenantID(tenant), Urgent: rest == "urgent"}
 }
@@ -160,6 +164,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"connections": func(c *Config) { c.ConnsPerPeer = 0 },
 		"rate":        func(c *Config) { c.TenantRate = 0 },
 		"deadline":    func(c *Config) { c.Deadline = 0 },
+		"urgent":      func(c *Config) { c.UrgentDeadline = 0 },
 		"stale":       func(c *Config) { c.StaleAfter = 0 },
 		"max stale":   func(c *Config) { c.MaxStale = time.Second },
 		"listen":      func(c *Config) { c.Listen = "127.0.0.1:999999" },
@@ -287,6 +292,22 @@ func TestAFloodIsItsTenantsOwn(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(s.metrics.refused.WithLabelValues(refusedTenant)); got != float64(refused) {
 		t.Errorf("%v refusals counted, want %d", got, refused)
+	}
+}
+
+// What a PBX asks one at a time has a deadline of its own. An answer beyond it
+// is sent all the same: nothing better would come of it.
+func TestLateUrgentAnswersAreCounted(t *testing.T) {
+	live := &route.Live{}
+	live.Store(snapshot())
+	s, _ := start(t, live, func(c *Config) { c.UrgentDeadline = time.Millisecond })
+	for _, q := range []string{"a:-slow", "a:urgent-slow", "b:urgent-slow"} {
+		if resp, _ := get(t, s, http.MethodGet, "/freeswitch/xml?"+q); resp.StatusCode != 200 {
+			t.Errorf("%q: %s", q, resp.Status)
+		}
+	}
+	if got := testutil.ToFloat64(s.metrics.late.WithLabelValues("freeswitch")); got != 2 {
+		t.Errorf("%v are counted, want 2", got)
 	}
 }
 

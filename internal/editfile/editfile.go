@@ -12,12 +12,15 @@ import (
 )
 
 // Replace writes a file whole or not at all, with the rights and owner that it
-// had; a new one can be read by its owner and group.
+// had. A new one can be read by its owner and group, which are its folder's: a
+// PBX that runs as a user of its own has to read what root wrote.
 func Replace(file, text string) error {
 	mode := fs.FileMode(0o640)
 	info, err := os.Stat(file)
 	if err == nil {
 		mode = info.Mode().Perm()
+	} else if info, err = os.Stat(filepath.Dir(file)); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
 	}
 	temp, err := os.CreateTemp(filepath.Dir(file), ".bulkhead-*")
 	if err != nil {
@@ -28,12 +31,31 @@ func Replace(file, text string) error {
 	if err = errors.Join(err, temp.Chmod(mode), temp.Sync(), temp.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
 	}
-	if info != nil {
-		own(temp.Name(), info)
-	}
+	own(temp.Name(), info)
 	if err := os.Rename(temp.Name(), file); err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
 	}
+	return nil
+}
+
+// MakeFolder makes a folder and those above it, for the owner and group of the
+// one that was there.
+func MakeFolder(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if err := MakeFolder(above); err != nil {
+		return err
+	}
+	info, err := os.Stat(above)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		return err
+	}
+	own(dir, info)
 	return nil
 }
 
