@@ -7,13 +7,16 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/dispatcher"
 	"github.com/bulkhead-voip/bulkhead/internal/testenv"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 	"github.com/bulkhead-voip/bulkhead/kamailio/kamailiotest"
+	"github.com/bulkhead-voip/bulkhead/route"
 )
 
 // added parts what an operator has to add into its three pieces. He leaves out
@@ -165,6 +168,51 @@ func TestAttached(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestObserve runs a dispatcher that may only look beside Debian's kamailio.cfg,
+// whose tables are one revision behind: it tells of the difference, and changes
+// neither the file, nor the dispatcher list, nor what Kamailio holds.
+func TestObserve(t *testing.T) {
+	w := newWorldAt(t, kamailio.Params{}, func(p kamailio.Params) *kamailiotest.Daemon { return kamailiotest.Attach(t, p, debianConf(t, true)) })
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")}})
+	held, live := w.tables(), &route.Live{}
+	files := func() (text []string) {
+		for _, name := range []string{kamailio.TablesFile, kamailio.ListFile} {
+			b, err := os.ReadFile(filepath.Join(w.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = append(text, string(b))
+		}
+		return text
+	}
+	before := files()
+	drained := *w.state.Nodes["n1"]
+	drained.Drain = true
+	next := w.state.Apply(&bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("later", "standard", "493011", "127.3.0.0/16")}, Nodes: []bulkhead.Node{drained}})
+	live.Store(route.New(next))
+	cfg := dispatcher.DefaultConfig()
+	cfg.Observe = true
+	c, _ := w.keepAs(live, cfg)
+	told := func(what string) func() bool {
+		return func() bool { return strings.Contains(strings.Join(c.Status().Differences, ";"), what) }
+	}
+	within(t, 30*time.Second, "the revision and the rows that are missing are told", func() bool { return told("revision")() && told("number of rows")() })
+	if s := c.Status(); s.Converged || s.Applied != 0 {
+		t.Errorf("status is %+v", s)
+	}
+	if d, err := w.Client.Verify(t.Context(), held); err != nil || len(d) > 0 {
+		t.Errorf("Kamailio does not hold what it did: %q, %v", d, err)
+	}
+	if d := cmp.Diff(before, files()); d != "" {
+		t.Errorf("a file was written:\n%.300s", d)
+	}
+	want(t, "a tenant that it knows", w.ask("127.1.1.1", call{ruri: "sip:1@acme.example"}), 486)
+	m := w.ask("127.3.1.1", call{ruri: "sip:1@later.example", callID: "observed-1"})
+	if id, invite := w.heardBy("observed-1"); invite != "" || status(m) == 486 {
+		t.Errorf("a call of a tenant that is only wanted came to node %q and got\n%s", id, m)
 	}
 }
 

@@ -93,7 +93,12 @@ func patient(t *testing.T, w *world, source, ruri string) string {
 // keep runs a dispatcher for the world's SBC, with its default patience.
 func (w *world) keep(live *route.Live) (*dispatcher.Controller, *prometheus.Registry) {
 	w.t.Helper()
-	cfg := dispatcher.DefaultConfig()
+	return w.keepAs(live, dispatcher.DefaultConfig())
+}
+
+// keepAs is keep with other settings.
+func (w *world) keepAs(live *route.Live, cfg dispatcher.Config) (*dispatcher.Controller, *prometheus.Registry) {
+	w.t.Helper()
 	cfg.SBC = "sbc1"
 	reg := prometheus.NewRegistry()
 	c, err := dispatcher.New(cfg, live, w.Client, slog.New(slog.DiscardHandler), reg)
