@@ -50,8 +50,8 @@ type Config struct {
 
 	// UrgentDeadline is the same for what a PBX asks one at a time, such as a
 	// FreeSWITCH's REGISTERs, where one slow answer holds up all others: 1 ms to
-	// Deadline. Such a question never waits for its tenant's turn, however many
-	// there are; an answer that is later all the same is sent and counted.
+	// 2 s. Such a question never waits for its tenant's turn, however many there
+	// are; an answer that is later all the same is sent, and counted.
 	UrgentDeadline time.Duration
 
 	// Age returns for how long the snapshot has not been confirmed to be the
