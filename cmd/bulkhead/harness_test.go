@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -75,7 +76,15 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	programDir = dir
+	flag.Parse()
+	if os.Getenv(apartEnv) == "" {
+		if err := startApart(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	code := m.Run()
+	stopApart()
 	os.RemoveAll(dir)
 	os.Exit(code)
 }
