@@ -1,9 +1,9 @@
 package cdr
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -23,7 +23,8 @@ func (r *Record) AppendJSON(b []byte) ([]byte, error) {
 	w.list("sources", r.Sources)
 	if len(r.Prov) > 0 {
 		w.key("prov").open()
-		for _, s := range slices.Sorted(maps.Keys(r.Prov)) {
+		var room [8]Source
+		for _, s := range sortedKeys(room[:0], r.Prov) {
 			w.key(string(s)).text(r.Prov[s].String())
 		}
 		w.close()
@@ -65,7 +66,8 @@ func (r *Record) AppendJSON(b []byte) ([]byte, error) {
 
 	if len(r.Attrs) > 0 {
 		w.key("attrs").open()
-		for _, k := range slices.Sorted(maps.Keys(r.Attrs)) {
+		var room [MaxAttrs]string
+		for _, k := range sortedKeys(room[:0], r.Attrs) {
 			w.key(k).text(r.Attrs[k])
 		}
 		w.close()
@@ -73,6 +75,15 @@ func (r *Record) AppendJSON(b []byte) ([]byte, error) {
 	w.optional("gap", r.Gap)
 	w.close()
 	return w.b, w.err
+}
+
+// sortedKeys returns the keys of m, in room if they fit.
+func sortedKeys[K cmp.Ordered, V any](room []K, m map[K]V) []K {
+	for k := range m {
+		room = append(room, k)
+	}
+	slices.Sort(room)
+	return room
 }
 
 // jsonWriter appends members of objects as encoding/json writes them.

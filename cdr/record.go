@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/bulkhead-voip/bulkhead"
@@ -20,7 +21,13 @@ type ID [16]byte
 // name there: the FreeSWITCH channel uuid, the Asterisk UniqueID, or for what
 // an SBC reports its Call-ID, CSeq and branch.
 func NewID(cell bulkhead.CellID, node, leg string) ID {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d:%s%d:%s%d:%s", len(cell), cell, len(node), node, len(leg), leg))
+	var room [256]byte
+	b := room[:0]
+	for _, part := range [...]string{string(cell), node, leg} {
+		b = append(strconv.AppendInt(b, int64(len(part)), 10), ':')
+		b = append(b, part...)
+	}
+	sum := sha256.Sum256(b)
 	var id ID
 	copy(id[:], sum[:])
 	return id

@@ -200,14 +200,6 @@ const unmatchedRecent = 32768
 
 // add counts a leg; false: it was counted before.
 func (u *unmatched) add(r *cdr.Record, now time.Time) bool {
-	attrs := map[string]string{}
-	key := []string{string(r.Node), string(r.Direction)}
-	for _, k := range slices.Sorted(maps.Keys(r.Attrs)) {
-		if !strings.HasPrefix(k, cdr.AttrBad) {
-			attrs[k] = r.Attrs[k]
-			key = append(key, k, r.Attrs[k])
-		}
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if _, again := u.recent[r.ID]; again {
@@ -221,8 +213,20 @@ func (u *unmatched) add(r *cdr.Record, now time.Time) bool {
 	}
 	u.recent[r.ID] = struct{}{}
 	u.legs++
-	id := strings.Join(key, "\x00")
-	k := u.kinds[id]
+	var names [cdr.MaxAttrs]string
+	told := names[:0]
+	for name := range r.Attrs {
+		if !strings.HasPrefix(name, cdr.AttrBad) {
+			told = append(told, name)
+		}
+	}
+	slices.Sort(told)
+	var room [1024]byte
+	id := append(append(append(room[:0], r.Node...), 0), r.Direction...)
+	for _, name := range told {
+		id = append(append(append(append(id, 0), name...), 0), r.Attrs[name]...)
+	}
+	k := u.kinds[string(id)]
 	if k == nil {
 		if len(u.kinds) >= maxUnmatched {
 			u.other++
@@ -231,8 +235,12 @@ func (u *unmatched) add(r *cdr.Record, now time.Time) bool {
 		if u.kinds == nil {
 			u.kinds = map[string]*Unmatched{}
 		}
+		attrs := make(map[string]string, len(told))
+		for _, name := range told {
+			attrs[name] = r.Attrs[name]
+		}
 		k = &Unmatched{Node: r.Node, Direction: r.Direction, Attrs: attrs, First: now.UTC()}
-		u.kinds[id] = k
+		u.kinds[string(id)] = k
 	}
 	k.Legs++
 	k.Last, k.Leg, k.Caller, k.Callee = now.UTC(), r.Leg, r.Caller, r.Callee
