@@ -48,10 +48,12 @@ type Config struct {
 	// fall back to: the snapshot in memory is the last known good.
 	Deadline time.Duration
 
-	// UrgentDeadline is the same for what a PBX asks one at a time, such as a
-	// FreeSWITCH's REGISTERs, where one slow answer holds up all others: 1 ms to
-	// 2 s. Such a question never waits for its tenant's turn, however many there
-	// are; an answer that is later all the same is sent, and counted.
+	// UrgentDeadline is how long the answer to what a PBX asks one at a time may
+	// take once the question was read, such as a FreeSWITCH's REGISTERs, where one
+	// slow answer holds up all others: 1 ms to 2 s. Such a question never waits for
+	// its tenant's turn, however many there are. An answer that is later all the
+	// same is sent, since nothing better would come of it, and counted; a Shadow's
+	// are not.
 	UrgentDeadline time.Duration
 
 	// Age returns for how long the snapshot has not been confirmed to be the
@@ -227,6 +229,7 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 			s.refuse(w, refusedBody, status, "the question could not be read: "+err.Error())
 			return
 		}
+		read := time.Now()
 		x := s.live.Load()
 		if s.cfg.Shadow != nil {
 			s.shadow(w, r, &d, x, b)
@@ -249,7 +252,7 @@ func (s *Server) answer(d Dialect) http.HandlerFunc {
 			s.refuse(w, refusedTenant, http.StatusServiceUnavailable, "the tenant asks more than its share")
 			return
 		}
-		if res.Urgent && time.Since(start) > s.cfg.UrgentDeadline {
+		if res.Urgent && time.Since(read) > s.cfg.UrgentDeadline {
 			late.Inc()
 		}
 		h := w.Header()

@@ -180,7 +180,6 @@ func sameNumber(e164, written string) bool {
 	return plain == e164 || len(plain) >= 6 && strings.HasSuffix(e164, plain)
 }
 
-// cancelled reports whether the caller ended the call before anybody answered.
 // cancelled reports whether the caller gave up. An Asterisk names him as the one
 // who hung up also where its dialplan had no such extension, with the code that
 // he got.

@@ -72,9 +72,9 @@ var works = sync.Pool{New: func() any { return new(work) }}
 
 func newWork() *work { return works.Get().(*work) } //nolint:forcetypeassert // the pool holds nothing else
 
-// done gives the work back. Nothing of one call is left in it for another's.
+// done gives the work back. What is left in it of one call, no other's answer is made of.
 func (w *work) done() {
-	clear(w.script.steps)
+	clear(w.script.steps[:cap(w.script.steps)])
 	w.req, w.plan, w.script = Request{}, route.Plan{}, script{steps: w.script.steps[:0]}
 	w.values.reset()
 	works.Put(w)

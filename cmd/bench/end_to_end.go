@@ -25,7 +25,7 @@ import (
 
 const (
 	wholeLegs   = 24_000 // a run; a record each, of three events
-	wholeLong   = 48_000 // through the whole: its last batch waits for the end of its interval
+	wholeLong   = 72_000 // through the whole: its last batch waits for the end of its interval
 	wholeRuns   = 3
 	wholeWindow = 2000 // legs that the switch is ahead of the spool at the most
 	wholeBatch  = 500  // records in one write to the spool and in one pipeline of XADD

@@ -85,6 +85,9 @@ func profilesApart(ctx context.Context) (_ []figure, err error) {
 	if median(hot) < overloaded {
 		return nil, fmt.Errorf("the high_volume pool was throttled in %.0f %% of the time only: that is no overload", median(hot)*100)
 	}
+	if want := int(stormRate * profileRuns * (profileSettle + profileRun).Seconds()); placed < want*2/3 {
+		return nil, fmt.Errorf("the storm had %d calls, and not the %d that its rate makes: too little for the SBC to be in one", placed, want)
+	}
 	return []figure{
 		{name: "profiles_apart", value: x, unit: "ms_setup_p99", ratio: x / y, bar: bar{"<=", 1.25}},
 		{name: "profiles_apart_calm", value: y, unit: "ms_setup_p99"},

@@ -33,7 +33,7 @@ var apart *process
 
 // startApart starts the process if all tests are to run.
 func startApart() error {
-	for _, name := range []string{"test.run", "test.list", "test.fuzz", "test.bench"} {
+	for _, name := range []string{"test.run", "test.skip", "test.list", "test.fuzz", "test.bench"} {
 		if flag.Lookup(name).Value.String() != "" {
 			return nil
 		}
@@ -42,7 +42,7 @@ func startApart() error {
 	p.cmd = exec.Command(os.Args[0], "-test.run=^"+apartTest+"$", "-test.v", "-test.timeout="+apartWait.String())
 	p.cmd.Env = append(os.Environ(), apartEnv+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return fmt.Errorf("start %s apart: %w", apartTest, err)
 	}
@@ -57,7 +57,7 @@ func startApart() error {
 // stopApart ends the process if its test has not waited for it.
 func stopApart() {
 	if apart != nil {
-		_ = apart.cmd.Process.Kill() // it may have ended
+		_ = syscall.Kill(-apart.cmd.Process.Pid, syscall.SIGKILL) // with all that it started; it may have ended
 		<-apart.done
 	}
 }
