@@ -60,8 +60,12 @@ func (d *Dialling) Public(number string) (e164 string, ok bool) {
 func (d *Dialling) canonical(number string) (string, bool) {
 	// Only where it is a zero: +7 812 begins a number, although 8 is a prefix there.
 	if strings.HasPrefix(d.NationalPrefix, "0") {
-		if rest, ok := strings.CutPrefix(number, d.Country+d.NationalPrefix); ok {
+		prefix := d.Country + d.NationalPrefix
+		if rest, ok := strings.CutPrefix(number, prefix); ok {
 			number = d.Country + rest
+		}
+		if strings.HasPrefix(number, prefix) { // nor does one begin with what is left of 0000
+			return "", false
 		}
 	}
 	if len(number) < 3 || len(number) > 15 || number[0] == '0' {
