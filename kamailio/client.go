@@ -274,11 +274,17 @@ func (c *Client) exchange(ctx context.Context, s *slot, method string, params []
 	if err := c.send(ctx, s, msg); err != nil {
 		return nil, err
 	}
-	// Every wait ends with ctx: by its deadline, or when it is cancelled.
-	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	// Every wait ends with ctx: by its deadline, or when it is cancelled. It may
+	// do so while an answer comes: the socket would then end a call to come.
+	conn := s.conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() {
+			s.close()
+		}
+	}()
 	for {
-		n, err := s.conn.Read(s.buf)
+		n, err := conn.Read(s.buf)
 		if err != nil {
 			return nil, err
 		}

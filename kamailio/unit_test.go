@@ -3,8 +3,10 @@ package kamailio
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkhead-voip/bulkhead"
 	"github.com/bulkhead-voip/bulkhead/cdr"
@@ -339,4 +342,40 @@ func FuzzDecodeAnswer(f *testing.F) {
 			t.Fatalf("type of %v", err)
 		}
 	})
+}
+
+// TestCallEndsWithItsContext: a Kamailio that does not answer costs a call its
+// own time and nothing else, however near the end its context is.
+func TestCallEndsWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	m, err := newMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Client{dir: dir, sockets: dir, rpc: filepath.Join(dir, "rpc"), metrics: m, slots: make(chan *slot, 1)}
+	c.slots <- &slot{}
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: c.rpc, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		for b := make([]byte, 1024); ; {
+			if _, err := l.Read(b); err != nil {
+				return
+			}
+		}
+	}()
+	defer func() {
+		_ = l.Close() // nobody sends any more
+		<-heard
+	}()
+	for n := range 200 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n%5)*200*time.Microsecond)
+		if _, err := c.Call(ctx, "core.version"); !errors.Is(err, bulkhead.Unavailable) {
+			t.Fatalf("call %d: %v", n, err)
+		}
+		cancel()
+	}
 }
