@@ -104,18 +104,7 @@ func TestShadowOfAnAsterisk(t *testing.T) {
 	bulkheadRun(t, "config", "asterisk", "--attach", "--write", "--data", data, "--node", "ast1", "--dir", etc,
 		"--endpoint", "carrier=from-carrier", "--url", "http://"+listen)
 	ast.Restart()
-	r := startService(t, data, func(p *parts, g *group) error {
-		if err := p.followStore(g, &storeFlags{}, ""); err != nil {
-			return err
-		}
-		cmd := configsvcCmd{Shadow: true, ShadowSize: 1}
-		shadow, err := cmd.shadow(p, g)
-		if err != nil {
-			return err
-		}
-		if _, err := startConfigsvc(p, g, listenFlags{Listen: listen}, shadow); err != nil {
-			return err
-		}
+	r := startShadow(t, data, listen, func(p *parts, g *group) error {
 		source, err := asterisk.NewSource(ast.Config(), p.log, p.reg)
 		if err != nil {
 			return err
@@ -126,13 +115,8 @@ func TestShadowOfAnAsterisk(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := b.SetSources([]eventbridge.Source{source}); err != nil {
-			return err
-		}
-		_, err = startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore})
-		return err
+		return b.SetSources([]eventbridge.Source{source})
 	})
-	defer r.stop(t)
 	eventually(t, 30*time.Second, "the bridge hears the Asterisk", func() string { return strings.Join(slices.Collect(maps.Values(r.g.notReady())), ", ") })
 
 	const none = configsvc.Unmanaged

@@ -67,8 +67,8 @@ tenants:
 `
 
 // startShadow starts what stands beside a switch in a shadow: configsvc, a
-// bridge and a pipe, over the registry of shadowRegistry.
-func startShadow(t *testing.T, data, listen string) *running {
+// bridge, which the caller starts, and a pipe, over the registry in data.
+func startShadow(t *testing.T, data, listen string, bridge func(*parts, *group) error) *running {
 	t.Helper()
 	r := startService(t, data, func(p *parts, g *group) error {
 		if err := p.followStore(g, &storeFlags{}, ""); err != nil {
@@ -82,7 +82,7 @@ func startShadow(t *testing.T, data, listen string) *running {
 		if _, err := startConfigsvc(p, g, listenFlags{Listen: listen}, shadow); err != nil {
 			return err
 		}
-		if _, err := startEventbridge(p, g, "c1", "127.0.0.1:0", bridgeFlags{}); err != nil {
+		if err := bridge(p, g); err != nil {
 			return err
 		}
 		_, err = startCdrpipe(p, g, &warehouseFlags{Warehouse: sqliteStore})
@@ -90,6 +90,12 @@ func startShadow(t *testing.T, data, listen string) *running {
 	})
 	t.Cleanup(func() { r.stop(t) })
 	return r
+}
+
+// registryBridge starts a bridge to the switches that the registry has.
+func registryBridge(p *parts, g *group) error {
+	_, err := startEventbridge(p, g, "c1", "127.0.0.1:0", bridgeFlags{})
+	return err
 }
 
 // bulkheadRun runs a command line that must do.
@@ -153,7 +159,7 @@ func TestShadowOfASwitch(t *testing.T) {
 		}
 	}()
 	applyText(t, data, fmt.Sprintf(shadowRegistry, node.Addr(), node.ESLAddr()))
-	r := startShadow(t, data, listen)
+	r := startShadow(t, data, listen, registryBridge)
 	eventually(t, 30*time.Second, "the bridge hears the switch", func() string { return strings.Join(slices.Collect(maps.Values(r.g.notReady())), ", ") })
 
 	var wg sync.WaitGroup
@@ -220,7 +226,7 @@ func applyText(t *testing.T, data, text string) {
 func TestShadowInEveryDialect(t *testing.T) {
 	data, listen := filepath.Join(t.TempDir(), "data"), fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	applyText(t, data, fmt.Sprintf(shadowRegistry, "127.0.0.1:5060", "127.0.0.1:1"))
-	startShadow(t, data, listen)
+	startShadow(t, data, listen, registryBridge)
 	token, err := dataDir(data).secret(nodeToken)
 	if err != nil {
 		t.Fatal(err)
