@@ -263,3 +263,54 @@ func FuzzReadJournal(f *testing.F) {
 		}
 	})
 }
+
+// TestStepTellsTheLast: of a leg of which a step heard several times, the
+// journal has what was known last; of legs and nodes that take turns, each is
+// where it belongs; and a line does not grow without end.
+func TestStepTellsTheLast(t *testing.T) {
+	fx := &effects{}
+	one, two := newNode("fs1", "c1"), newNode("fs2", "c1")
+	one.maxLegs, two.maxLegs = 2*lineLegs, 2*lineLegs
+	hear := func(n *node, ev cdr.Event) { n.apply(&item{event: ev}, at(0), fx) }
+	answer := func(sec int, leg string) cdr.Event {
+		ev := event(cdr.Answered, sec, leg)
+		ev.Record.Answer = at(sec)
+		return ev
+	}
+	hear(one, event(cdr.Opened, 1, "a"))
+	hear(one, event(cdr.Opened, 1, "b"))
+	hear(one, answer(2, "a"))
+	hear(two, event(cdr.Opened, 1, "a"))
+	hear(one, answer(3, "b"))
+	for i := range lineLegs + 5 {
+		hear(one, event(cdr.Opened, 4, fmt.Sprint("more", i)))
+		hear(one, answer(5, fmt.Sprint("more", i)))
+	}
+	hear(one, event(cdr.Closed, 6, "a"))
+	hear(two, event(cdr.Closed, 6, "a"))
+	hear(one, event(cdr.Closed, 6, "b"))
+	told := map[bulkhead.NodeID]*node{"fs1": newNode("fs1", "c1"), "fs2": newNode("fs2", "c1")}
+	for _, ln := range fx.before {
+		if len(ln.Open) > lineLegs {
+			t.Errorf("a line has %d legs", len(ln.Open))
+		}
+		told[ln.Node].replay(&ln)
+	}
+	if n := len(fx.before); n > 5 {
+		t.Errorf("the step took %d lines", n)
+	}
+	for leg, sec := range map[string]int{"a": 2, "b": 3, "more0": 5, fmt.Sprint("more", lineLegs+4): 5} {
+		if got := told["fs1"].open[leg].record.Answer; !got.Equal(at(sec)) {
+			t.Errorf("the journal says that %s was answered at %v, want %v", leg, got, at(sec))
+		}
+	}
+	if r, ok := told["fs2"].open["a"]; !ok || !r.record.Answer.IsZero() {
+		t.Errorf("of the other node's leg the journal says %+v", r.record)
+	}
+	for _, ln := range fx.after {
+		told[ln.Node].replay(&ln)
+	}
+	if len(told["fs1"].open) != lineLegs+5 || len(told["fs2"].open) != 0 {
+		t.Errorf("%d and %d legs are open", len(told["fs1"].open), len(told["fs2"].open))
+	}
+}
