@@ -286,7 +286,7 @@ func TestSippCallsPhoneThroughProxy(t *testing.T) {
 	w.router.mu.Lock()
 	w.router.open = true
 	w.router.mu.Unlock()
-	sipp(t, "-sf", scenario, "-i", "127.0.3.7", "-s", "4930123", "-m", "20", "-r", "20", w.proxy.Addr().String())
+	sipp(t, "-sf", scenario, "-pause_msg_ign", "-i", "127.0.3.7", "-s", "4930123", "-m", "20", "-r", "20", w.proxy.Addr().String())
 	eventually(t, "the last BYE", func() bool { return group.Calls() == 0 })
 	for _, e := range w.seen() {
 		t.Errorf("event %+v", e)

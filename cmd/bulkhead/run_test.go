@@ -156,6 +156,18 @@ func TestSecondInterruptEndsAtOnce(t *testing.T) {
 	if _, err := late.Write([]byte("GET /readyz HTTP/1.1\r\n")); err != nil {
 		t.Fatal(err)
 	}
+	// Connections are accepted in order: the late one was if this one is answered.
+	next, err := net.Dial("tcp", admin[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if _, err := next.Write([]byte("GET /readyz HTTP/1.0\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("read the answer of %s: %v", admin[1], err)
+	}
 	again := time.NewTicker(100 * time.Millisecond)
 	defer again.Stop()
 	deadline := time.After(30 * time.Second)
