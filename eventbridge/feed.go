@@ -45,6 +45,7 @@ type feed struct {
 
 	mu        sync.Mutex
 	queue     []item
+	spare     []item // an empty one that was a queue before; nil: none
 	bytes     int
 	room      chan struct{} // closed when the queue is at most half full; nil: nobody waits
 	wanted    bool
@@ -198,15 +199,15 @@ func (f *feed) push(it item) {
 	}
 }
 
-// take removes up to n items.
+// take removes up to n items. The caller gives them back.
 func (f *feed) take(n int) []item {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n = min(n, len(f.queue))
-	out := f.queue[:n:n]
-	f.queue = f.queue[n:]
-	if len(f.queue) == 0 {
-		f.queue = nil // lets go of the array
+	out := f.queue
+	if n >= len(out) {
+		f.queue, f.spare = f.spare, nil
+	} else {
+		out, f.queue = out[:n:n], out[n:]
 	}
 	for i := range out {
 		f.bytes -= out[i].size
@@ -216,6 +217,22 @@ func (f *feed) take(n int) []item {
 		f.room = nil
 	}
 	return out
+}
+
+// spareItems is how long a queue may be that is used again: some 700 kB.
+const spareItems = stepEvents
+
+// giveBack says that the items of a take are done with.
+func (f *feed) giveBack(items []item) {
+	if cap(items) > spareItems {
+		return
+	}
+	clear(items)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cap(items) > cap(f.spare) {
+		f.spare = items[:0]
+	}
 }
 
 func (f *feed) hasRoom() bool { return len(f.queue) <= f.maxEvents/2 && f.bytes <= f.maxBytes/2 }

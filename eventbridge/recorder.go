@@ -116,6 +116,7 @@ func (r *recorder) step() (fx *effects, taken int) {
 		}
 		taken += len(items)
 		r.apply(f.node, items, fx)
+		f.giveBack(items)
 	}
 	return fx, taken
 }

@@ -30,8 +30,8 @@ type Config struct {
 	// SilenceTimeout ends a connection on which no frame arrived for so long,
 	// not even a HEARTBEAT (every 20 s by default); 60 s. Negative: never.
 	SilenceTimeout time.Duration
-	// QueueBytes bounds the frames that wait for Next: their bodies, and 128
-	// bytes for each; 64 MiB.
+	// QueueBytes bounds the frames that wait for Next: their bodies, those of up
+	// to 16 kB in whole kB, and 128 bytes for each; 64 MiB.
 	QueueBytes int
 }
 
@@ -84,6 +84,7 @@ type Message struct {
 	// Type is the frame's Content-Type, such as text/event-json. The reply to
 	// a Request has api/response.
 	Type string
+	// Body of an event is good until the next call of Next.
 	Body []byte
 }
 
@@ -96,12 +97,15 @@ type Conn struct {
 	conn net.Conn
 	done chan struct{} // closed when the reader has returned
 
+	frames *frameReader // of the reader; Next gives bodies back
+	spent  []byte       // body of the last event that Next returned
+
 	send sync.Mutex // one command on the wire at a time
 
 	mu      sync.Mutex
 	pending *pending  // the command that waits for its reply
 	queue   []Message // for Next
-	bytes   int       // of the queue's bodies
+	bytes   int       // that the queue takes
 	err     error     // why the reader returned
 	notice  string    // text of the disconnect notice
 	wake    chan struct{}
@@ -139,8 +143,8 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	_ = nc.SetDeadline(time.Time{})
-	c := &Conn{cfg: cfg, conn: nc, done: make(chan struct{}), wake: make(chan struct{}, 1)}
-	go c.read(frames)
+	c := &Conn{cfg: cfg, conn: nc, frames: frames, done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	go c.read()
 	return c, nil
 }
 
@@ -179,13 +183,13 @@ func authenticate(nc net.Conn, frames *frameReader, cfg Config) error {
 }
 
 // read drains the socket until it ends.
-func (c *Conn) read(frames *frameReader) {
+func (c *Conn) read() {
 	defer close(c.done)
 	for {
 		if c.cfg.SilenceTimeout > 0 {
 			_ = c.conn.SetReadDeadline(time.Now().Add(c.cfg.SilenceTimeout))
 		}
-		fr, err := frames.next()
+		fr, err := c.frames.next()
 		var late net.Error
 		if errors.As(err, &late) && late.Timeout() {
 			err = fmt.Errorf("nothing was heard for %s, not even a HEARTBEAT: %w: %w", c.cfg.SilenceTimeout, bulkhead.Unavailable, err)
@@ -223,10 +227,10 @@ func (c *Conn) deliver(fr frame) error {
 		c.notice = clip(strings.TrimSpace(string(fr.body)))
 		return nil
 	}
-	if c.bytes+len(fr.body)+messageBytes > c.cfg.QueueBytes {
+	if c.bytes+cap(fr.body)+messageBytes > c.cfg.QueueBytes {
 		return ErrQueueFull
 	}
-	c.bytes += len(fr.body) + messageBytes
+	c.bytes += cap(fr.body) + messageBytes
 	c.queue = append(c.queue, Message{Type: fr.contentType, Body: fr.body})
 	c.signal()
 	return nil
@@ -265,8 +269,13 @@ func (c *Conn) Next(ctx context.Context) (Message, error) {
 			m := c.queue[0]
 			c.queue[0] = Message{}
 			c.queue = c.queue[1:]
-			c.bytes -= len(m.Body) + messageBytes
+			c.bytes -= cap(m.Body) + messageBytes
 			c.mu.Unlock()
+			c.frames.reuse(c.spent)
+			c.spent = nil
+			if m.Type == typeEventJSON || m.Type == typeEventPlain { // who asked has the body of an answer too
+				c.spent = m.Body
+			}
 			return m, nil
 		}
 		err := c.err

@@ -259,6 +259,50 @@ func TestReplyDoesNotWaitBehindEvents(t *testing.T) {
 	}
 }
 
+// TestBodiesUsedAgain: the memory of an event's body serves later events, and
+// never one that still waits, nor the answer to a Request, which two have.
+func TestBodiesUsedAgain(t *testing.T) {
+	const n = 3000
+	body := func(i int) string { return strings.Repeat(string(rune('a'+i%26)), 1+i*7919%(spareUnits+2)*spareUnit) }
+	cfg := server(t, func(s *session) {
+		s.authenticate()
+		s.expect("api show channels as json")
+		for i := range n {
+			if i == n/2 {
+				s.send(framed(typeResponse, strings.Repeat("r", 3*spareUnit)))
+			}
+			s.send(framed(typeEventJSON, body(i)))
+		}
+		s.drain()
+	})
+	c := dial(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	asked := make(chan error, 1)
+	go func() { asked <- c.Request(ctx, "show channels as json") }()
+	var answer []byte
+	for i := 0; i < n; i++ {
+		m, err := c.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Type == typeResponse {
+			answer = m.Body
+			i--
+			continue
+		}
+		if string(m.Body) != body(i) {
+			t.Fatalf("event %d is %d bytes of %.1q, want %d of %.1q", i, len(m.Body), m.Body, len(body(i)), body(i))
+		}
+	}
+	if err := <-asked; err != nil {
+		t.Fatal(err)
+	}
+	if string(answer) != strings.Repeat("r", 3*spareUnit) {
+		t.Errorf("the answer has changed: %d bytes, %.40q", len(answer), answer)
+	}
+}
+
 // TestQueueFullOfEmptyFrames: frames without a body are bounded too.
 func TestQueueFullOfEmptyFrames(t *testing.T) {
 	cfg := server(t, func(s *session) {
@@ -294,7 +338,7 @@ func TestQueueFull(t *testing.T) {
 		}
 		s.drain()
 	})
-	cfg.QueueBytes = 10 * (1000 + messageBytes)
+	cfg.QueueBytes = 10 * (spareUnit + messageBytes)
 	c := dial(t, cfg)
 	<-c.done
 	for i := range 10 {

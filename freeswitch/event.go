@@ -283,6 +283,9 @@ func unhex(c byte) byte {
 
 // number reads a decimal number, or 0.
 func number(s string) int64 {
+	if s == "" {
+		return 0 // most are, and an error would be made for each
+	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
 		return 0

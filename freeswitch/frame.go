@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/bulkhead-voip/bulkhead"
 )
@@ -41,10 +42,42 @@ type frame struct {
 
 // frameReader reads frames. It neither panics nor allocates more than the
 // limits for any input.
-type frameReader struct{ r *bufio.Reader }
+type frameReader struct {
+	r *bufio.Reader
+	// spare are bodies that nobody uses any more, as *[]byte, by their room in
+	// units of spareUnit.
+	spare [spareUnits + 1]sync.Pool
+}
+
+// Events of 4 to 12 kB come by the thousand; their bodies are used again for
+// others of about the same size.
+const (
+	spareUnit  = 1 << 10 // bytes
+	spareUnits = 16
+)
 
 func newFrameReader(r io.Reader) *frameReader {
-	return &frameReader{bufio.NewReaderSize(r, maxFrameHeader)}
+	return &frameReader{r: bufio.NewReaderSize(r, maxFrameHeader)}
+}
+
+// room returns memory for a body of n bytes, or nil if that is not to come from here.
+func (f *frameReader) room(n int) []byte {
+	units := (n + spareUnit - 1) / spareUnit
+	if units == 0 || units > spareUnits {
+		return nil
+	}
+	if b, ok := f.spare[units].Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, 0, units*spareUnit)
+}
+
+// reuse takes the memory of a body back.
+func (f *frameReader) reuse(body []byte) {
+	if units := cap(body) / spareUnit; units > 0 && units <= spareUnits && cap(body)%spareUnit == 0 {
+		body = body[:0]
+		f.spare[units].Put(&body)
+	}
 }
 
 // next reads one frame. It returns io.EOF at the end of the stream between
@@ -85,7 +118,7 @@ header:
 			return frame{}, err
 		}
 	}
-	body, err := readBody(f.r, length)
+	body, err := readBody(f.r, f.room(length), length)
 	fr.body = body
 	return fr, err
 }
@@ -112,16 +145,19 @@ func (fr *frame) header(line []byte, length *int) error {
 	return nil
 }
 
-// readBody reads n bytes, allocating as they arrive: the number alone, from a
-// peer that then sends nothing, must not cost memory.
-func readBody(r io.Reader, n int) ([]byte, error) {
+// readBody reads n bytes into b or, if it is nil, into memory that it takes as
+// they arrive: the number alone, from a peer that then sends nothing, must not
+// cost much.
+func readBody(r io.Reader, b []byte, n int) ([]byte, error) {
 	if n == 0 {
 		return nil, nil
 	}
 	// A number is believed as far as honest events go, and beyond that as far
 	// as as much has arrived.
 	const believed = 64 << 10
-	b := make([]byte, 0, min(n, believed))
+	if b == nil {
+		b = make([]byte, 0, min(n, believed))
+	}
 	for len(b) < n {
 		b = slices.Grow(b, min(n-len(b), max(len(b), believed)))
 		got, err := io.ReadFull(r, b[len(b):min(n, cap(b))])

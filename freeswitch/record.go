@@ -192,6 +192,9 @@ func (e *Event) direction() cdr.Direction {
 
 // count reads a packet count; nil when the switch reported none.
 func count(s string) *int64 {
+	if s == "" {
+		return nil
+	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
 		return nil
