@@ -39,7 +39,14 @@ type pipeline struct {
 type tally struct {
 	mu      sync.Mutex
 	n       int
+	marks   []mark        // every change
 	changed chan struct{} // closed at every change
+}
+
+// mark is what a tally had counted at a time.
+type mark struct {
+	at time.Time
+	n  int
 }
 
 func newTally() *tally { return &tally{changed: make(chan struct{})} }
@@ -48,6 +55,7 @@ func (t *tally) add(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.n += n
+	t.marks = append(t.marks, mark{time.Now(), t.n})
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -56,6 +64,23 @@ func (t *tally) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.n
+}
+
+// rate is what was counted a second from the first change to the last one
+// before end; 0: there were not two.
+func (t *tally) rate(end time.Time) float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var last mark
+	for _, m := range t.marks {
+		if m.at.Before(end) {
+			last = m
+		}
+	}
+	if len(t.marks) == 0 || !last.at.After(t.marks[0].at) {
+		return 0
+	}
+	return float64(last.n-t.marks[0].n) / last.at.Sub(t.marks[0].at).Seconds()
 }
 
 func (t *tally) wait(ctx context.Context, want int) error {
