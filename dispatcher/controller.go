@@ -268,6 +268,7 @@ func (c *Controller) observed(differences []string) step {
 		c.log.Info("SBC holds other tables than would be written", "revision", c.tables.Revision, "count", len(differences), "differences", head(differences))
 	}
 	c.retry.Reset()
+	c.answered()
 	c.todo = c.verify
 	return c.rest
 }

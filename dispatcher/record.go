@@ -42,6 +42,13 @@ func (c *Controller) found(differences []string) {
 	c.status.DifferencesAt = time.Now()
 }
 
+// answered records that an SBC which is only looked at could be.
+func (c *Controller) answered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status.LastError, c.status.LastErrorAt, c.status.Failures = "", time.Time{}, 0
+}
+
 func head(differences []string) []string {
 	return slices.Clone(differences[:min(len(differences), maxDifferences)])
 }

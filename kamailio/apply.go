@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -74,6 +77,9 @@ func (c *Client) apply(ctx context.Context, t route.Tables) (way string, err err
 		return "", fmt.Errorf("the new table is empty, the old one has %d rows: an SBC that loses all of its tenants at once is a mistake: %w", onDisk.count[onDisk.live], bulkhead.Invalid)
 	}
 	inMemory, down := c.observe(ctx)
+	if errors.Is(down, errNotAttached) {
+		return "", down // the files are none that it reads
+	}
 	idle := inMemory.live.other()
 	if down != nil {
 		idle = onDisk.live.other()
@@ -128,7 +134,11 @@ func (c *Client) open() error {
 	return nil
 }
 
-// observe reads what Kamailio has in memory, and notices a restart.
+// errNotAttached is for a Kamailio that answers and has no table of ours.
+var errNotAttached = errors.New("its kamailio.cfg does not include bulkhead.cfg: add the lines that `bulkhead config kamailio --attach` prints, and restart it")
+
+// observe reads what Kamailio has in memory, and notices a restart. The error
+// is errNotAttached where nothing of ours is.
 func (c *Client) observe(ctx context.Context) (meta, error) {
 	var up struct {
 		Since string `json:"up_since"`
@@ -159,6 +169,9 @@ func (c *Client) get(ctx context.Context, table, key string) (string, error) {
 		} `json:"item"`
 	}
 	err := c.call(ctx, &got, "htable.get", table, key)
+	if e := (*RPCError)(nil); errors.As(err, &e) && (e.Message == noMethod || e.Message == "No such htable") {
+		return "", fmt.Errorf("%w: %w", errNotAttached, err)
+	}
 	if errors.Is(err, bulkhead.NotFound) {
 		return "", nil
 	}
@@ -311,6 +324,9 @@ func (c *Client) verify(ctx context.Context, want route.Tables) ([]string, error
 		return nil, err
 	}
 	m, err := c.observe(ctx)
+	if errors.Is(err, errNotAttached) {
+		return c.verifyBare(ctx, want)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -356,6 +372,33 @@ func (c *Client) verify(ctx context.Context, want route.Tables) ([]string, error
 	}
 	c.listStale = c.listStale || len(sets) > 0
 	return append(diffs, sets...), nil
+}
+
+// verifyBare is verify for a Kamailio that has nothing of ours: what it would
+// get, and what of its own would go.
+func (c *Client) verifyBare(ctx context.Context, want route.Tables) ([]string, error) {
+	have, err := c.listSets(ctx)
+	if e := (*RPCError)(nil); errors.As(err, &e) && e.Message == noMethod {
+		err = nil // it has no dispatcher module
+	}
+	if err != nil {
+		return nil, err
+	}
+	diffs := []string{
+		"nothing of Bulkhead's is in this Kamailio: " + errNotAttached.Error(),
+		fmt.Sprintf("it would then get the %d rows of revision %d", len(want.Rows), want.Revision),
+	}
+	for _, id := range slices.Sorted(maps.Keys(have)) {
+		diffs = append(diffs, fmt.Sprintf("dispatcher set %d is its own and would go: the module has one list", id))
+	}
+	for _, s := range want.Sets {
+		var uris []string
+		for _, t := range s.Targets {
+			uris = append(uris, t.URI)
+		}
+		diffs = append(diffs, fmt.Sprintf("it would get dispatcher set %d (pool %s, home %q): %s", s.ID, s.Pool, s.Home, strings.Join(uris, " ")))
+	}
+	return diffs, nil
 }
 
 // AskOnMiss says whether Kamailio may ask configsvc about calls of nobody in

@@ -3,8 +3,10 @@ package kamailio_test
 import (
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -213,6 +215,93 @@ func TestObserve(t *testing.T) {
 	m := w.ask("127.3.1.1", call{ruri: "sip:1@later.example", callID: "observed-1"})
 	if id, invite := w.heardBy("observed-1"); invite != "" || status(m) == 486 {
 		t.Errorf("a call of a tenant that is only wanted came to node %q and got\n%s", id, m)
+	}
+}
+
+// bareConf is Debian's kamailio.cfg as its package runs it, with nothing of
+// ours in it: as a user of its own where there is one, and with its socket
+// where it puts one by itself. own, if there is any, is a dispatcher list.
+func bareConf(t testing.TB, own string) kamailiotest.Conf {
+	debian := debianConf(t, false)
+	return func(p kamailio.Params, dir string) string {
+		p.RPC = filepath.Join(dir, "kamailio_rpc.sock")
+		if err := p.Write(dir); err != nil {
+			t.Fatal(err)
+		}
+		lines, list := "", filepath.Join(dir, "own.list")
+		if err := os.WriteFile(list, []byte(own), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if own != "" {
+			lines = "loadmodule \"dispatcher.so\"\nmodparam(\"dispatcher\", \"list_file\", \"" + list + "\")\n"
+		}
+		conf := regexp.MustCompile(`(?m)^modparam\("jsonrpcs", "dgram_socket".*\n`).ReplaceAllLiteralString(debian(p, dir), lines)
+		if own == "" { // the only feature that loads htable
+			conf = strings.Replace(conf, "#!define WITH_ANTIFLOOD\n", "", 1)
+		}
+		if u, err := user.Lookup("kamailio"); err == nil && os.Geteuid() == 0 {
+			conf = strings.Replace(conf, "listen=", "user=\"kamailio\"\nlisten=", 1)
+			uid, _ := strconv.Atoi(u.Uid)
+			for _, path := range []string{dir, list} {
+				if err := os.Chown(path, uid, -1); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return conf
+	}
+}
+
+// TestObserveBare runs a dispatcher that may only look beside a Kamailio that
+// has nothing of ours: it says so, tells what it would write and what would go,
+// and writes nothing.
+func TestObserveBare(t *testing.T) {
+	for name, own := range map[string]string{"without dispatcher and htable": "", "with sets of its own": "7 sip:127.0.0.1:9\n"} {
+		t.Run(name, func(t *testing.T) {
+			d := kamailiotest.Attach(t, kamailio.Params{}, bareConf(t, own))
+			w := &world{Daemon: d, t: t}
+			w.state = w.state.Apply(&bulkhead.Change{
+				Cells:   []bulkhead.Cell{{ID: "c1", MaxTenants: 10}},
+				Pools:   []bulkhead.Pool{{ID: "std", Cell: "c1", Profile: "standard"}},
+				SBCs:    []bulkhead.SBC{{ID: "sbc1", Cell: "c1", SIP: d.Addr.String()}},
+				Nodes:   []bulkhead.Node{{ID: "n1", Pool: "std", SIP: "127.0.0.1:9"}},
+				Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")},
+			})
+			files := func() map[string]string {
+				text := map[string]string{}
+				for _, name := range []string{kamailio.ConfFile, kamailio.TablesFile, kamailio.ListFile, "own.list"} {
+					b, err := os.ReadFile(filepath.Join(d.Dir, name))
+					if err != nil {
+						t.Fatal(err)
+					}
+					text[name] = string(b)
+				}
+				return text
+			}
+			before, live := files(), &route.Live{}
+			live.Store(route.New(w.state))
+			cfg := dispatcher.DefaultConfig()
+			cfg.Observe, cfg.VerifyEvery = true, 200*time.Millisecond
+			c, _ := w.keepAs(live, cfg)
+			wanted := []string{"does not include bulkhead.cfg", fmt.Sprintf("the %d rows of revision %d", len(w.tables().Rows), w.state.Revision), "would get dispatcher set", "sip:127.0.0.1:9"}
+			if own != "" {
+				wanted = append(wanted, "dispatcher set 7 is its own")
+			}
+			for _, what := range wanted {
+				within(t, 30*time.Second, what, func() bool { return strings.Contains(strings.Join(c.Status().Differences, ";"), what) })
+			}
+			if s := c.Status(); s.Converged || s.Applied != 0 || s.LastError != "" {
+				t.Errorf("status is %+v", s)
+			}
+			if err := w.Client.Apply(t.Context(), w.tables()); err == nil || !strings.Contains(err.Error(), "does not include bulkhead.cfg") {
+				t.Errorf("who writes is told %v", err)
+			}
+			if d := cmp.Diff(before, files()); d != "" {
+				t.Errorf("a file was written:\n%.300s", d)
+			}
+			d.Stop()
+			within(t, 30*time.Second, "what to look at when nobody answers", func() bool { return strings.Contains(c.Status().LastError, "another dgram_socket") })
+		})
 	}
 }
 

@@ -37,6 +37,9 @@ const (
 	reloadTimeout = 20 * time.Second
 )
 
+// noMethod is what Kamailio says to a method of a module that is not loaded.
+const noMethod = "Method Not Found"
+
 // RPCError is Kamailio's own refusal of a call.
 type RPCError struct {
 	Method  string
@@ -51,7 +54,7 @@ func (e *RPCError) Error() string {
 // Unwrap returns bulkhead.NotFound for a key or method that does not exist,
 // else bulkhead.Conflict.
 func (e *RPCError) Unwrap() error {
-	if e.Code == 404 || e.Message == "Key name doesn't exist in htable." || e.Message == "Method Not Found" {
+	if e.Code == 404 || e.Message == "Key name doesn't exist in htable." || e.Message == noMethod {
 		return bulkhead.NotFound
 	}
 	return bulkhead.Conflict
@@ -250,9 +253,24 @@ func (c *Client) Call(ctx context.Context, method string, params ...any) (json.R
 		// What may still come in belongs to a call that is over.
 		s.close()
 		c.metrics.calls.WithLabelValues("unavailable").Inc()
-		err = fmt.Errorf("call %s of the Kamailio in %s: %w: %w", method, c.dir, bulkhead.Unavailable, err)
+		err = fmt.Errorf("call %s at %s, the socket of the Kamailio in %s: %w: %w", method, c.rpc, c.dir, bulkhead.Unavailable, why(err))
 	}
 	return result, err
+}
+
+// why is err without the path of our own socket, which is another one each
+// time, and with what to look at.
+func why(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err
+	}
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: it does not run, or its jsonrpcs module has another dgram_socket", err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("%w: it is stuck, or its user may not enter the folder, where the answer goes", err)
+	}
+	return err
 }
 
 type request struct {
@@ -337,6 +355,12 @@ func (c *Client) dial(s *slot) error {
 		return err
 	}
 	s.conn, s.path = conn, path
+	// Kamailio may be of another user. Others are kept out by the folder, and
+	// do not know what an answer must say.
+	if err := os.Chmod(path, 0o666); err != nil {
+		s.close()
+		return err
+	}
 	if s.buf == nil {
 		s.buf = make([]byte, maxAnswer)
 	}

@@ -379,3 +379,18 @@ func TestCallEndsWithItsContext(t *testing.T) {
 		cancel()
 	}
 }
+
+// TestAwaySaysTheSame: who says a thing once, and not again while it is the
+// same, must be able to, each time that Kamailio is not there.
+func TestAwaySaysTheSame(t *testing.T) {
+	c, err := New(t.TempDir(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, first := c.Call(t.Context(), "core.version")
+	_, second := c.Call(t.Context(), "core.version")
+	if first == nil || second == nil || first.Error() != second.Error() {
+		t.Errorf("first %v, then %v", first, second)
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -33,10 +35,12 @@ func startDispatcher(p *parts, g *group, k keep) error {
 		return err
 	}
 	g.onClose("Kamailio's RPC socket", client.Close)
-	if !k.observe {
-		if err := client.Lock(); err != nil { // here, and not when the first change comes
-			return err
+	if k.observe {
+		if _, err := os.Stat(filepath.Join(k.dir, kamailio.TablesFile)); err != nil {
+			return fmt.Errorf("%s is not the folder of an SBC's files: `bulkhead config kamailio --attach --sbc %s --rpc SOCKET -o %s` makes one and touches nothing of Kamailio's: %w: %w", k.dir, k.sbc, k.dir, bulkhead.NotFound, err)
 		}
+	} else if err := client.Lock(); err != nil { // here, and not when the first change comes
+		return err
 	}
 	watch, err := dispatcher.NewWatch(dispatcher.WatchConfig{SBC: k.sbc, Token: k.token, Untaken: client}, p.live, dispatcher.UDPPinger{}, log, p.reg)
 	if err != nil {
