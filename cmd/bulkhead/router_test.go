@@ -86,10 +86,11 @@ type sbcWorld struct {
 	x     *route.Snapshot
 	nodes map[bulkhead.NodeID]*sbcNode
 	n4    *siptest.Stack
+	rang  chan struct{} // capacity 1: a caller heard that it rings
 }
 
 func newSBCWorld(t *testing.T, start func(*testing.T, *sbcWorld)) *sbcWorld {
-	w := &sbcWorld{nodes: map[bulkhead.NodeID]*sbcNode{}}
+	w := &sbcWorld{nodes: map[bulkhead.NodeID]*sbcNode{}, rang: make(chan struct{}, 1)}
 	start(t, w)
 	w.n4 = sbcStack(t, "127.0.0.1")
 	c := bulkhead.Change{
@@ -103,7 +104,7 @@ func newSBCWorld(t *testing.T, start func(*testing.T, *sbcWorld)) *sbcWorld {
 		Nodes: []bulkhead.Node{{ID: "n4", Pool: "ai", SIP: w.n4.Addr().String()}},
 	}
 	for id, pool := range map[bulkhead.NodeID]bulkhead.PoolID{"n1": "std", "n2": "std", "n3": "hv"} {
-		w.nodes[id] = newSBCNode(t)
+		w.nodes[id] = newSBCNode(t, w.rang)
 		c.Nodes = append(c.Nodes, bulkhead.Node{ID: id, Pool: pool, SIP: w.nodes[id].conn.LocalAddr().String()})
 	}
 	for _, tenant := range []bulkhead.Tenant{
@@ -192,11 +193,21 @@ func (w *sbcWorld) call(t *testing.T, tt sbcCase, headers ...sip.Header) (string
 	}
 	id := "call-" + strings.ReplaceAll(t.Name(), " ", "-") + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	id = strings.NewReplacer("/", ".", "'", "", ",", "").Replace(id)
+	select {
+	case <-w.rang: // of an earlier call
+	default:
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	d, err := sbcStack(t, tt.source).Invite(ctx, siptest.Invitation{
 		URI: sipURI(t, strings.ReplaceAll(tt.uri, "SBC", w.addr.String())), From: sipURI(t, tt.from),
 		CallID: id, Dest: w.addr, Auth: tt.auth, Headers: headers,
+		OnProvisional: func(*sip.Response) {
+			select {
+			case w.rang <- struct{}{}:
+			default:
+			}
+		},
 	})
 	var refused *siptest.StatusError
 	switch {
@@ -249,7 +260,7 @@ func (w *sbcWorld) headers(t *testing.T) {
 
 // dialog sends what looks like part of a call.
 func (w *sbcWorld) dialog(t *testing.T) {
-	stranger := newSBCNode(t)
+	stranger := newSBCNode(t, nil)
 	send := func(from *siptest.Stack, to net.Addr, withRoute bool) (int, bool) {
 		t.Helper()
 		target := sipURI(t, "sip:x@"+to.String())
@@ -377,19 +388,22 @@ func (w *sbcWorld) asked(callID string) []asking {
 // sbcNode is a media node on a bare socket: it can also say nothing.
 type sbcNode struct {
 	conn net.PacketConn
+	rang <-chan struct{}
 
 	mu      sync.Mutex
 	answers []int // to an INVITE, in turn; none: silence
 	calls   map[string]*asking
 }
 
-func newSBCNode(t *testing.T) *sbcNode {
+// newSBCNode makes one that goes on from a 18x to its next answer when rang
+// says that the caller heard it: two workers of a Kamailio may turn them round.
+func newSBCNode(t *testing.T, rang <-chan struct{}) *sbcNode {
 	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &sbcNode{conn: conn, answers: []int{486}, calls: map[string]*asking{}}
+	n := &sbcNode{conn: conn, rang: rang, answers: []int{486}, calls: map[string]*asking{}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -440,6 +454,12 @@ func (n *sbcNode) serve() {
 			res.AppendHeader(sip.NewHeader("x-bulkhead-secret", "secret"))
 			res.AppendHeader(sip.NewHeader("X-Other", "stays"))
 			_, _ = n.conn.WriteTo([]byte(res.String()), src) // the test notices
+			if code > 100 && code < 200 {
+				select {
+				case <-n.rang:
+				case <-time.After(5 * time.Second):
+				}
+			}
 		}
 	}
 }
