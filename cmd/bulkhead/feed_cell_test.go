@@ -12,6 +12,8 @@ import (
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 	"github.com/bulkhead-voip/bulkhead/kamailio/kamailiotest"
 	"github.com/bulkhead-voip/bulkhead/registry"
+	"github.com/bulkhead-voip/bulkhead/route"
+	"github.com/bulkhead-voip/bulkhead/siptest"
 )
 
 // feedCell is a cell as it runs on several hosts, each with a data folder of
@@ -27,7 +29,9 @@ type feedCell struct {
 	all    map[string]string // admin address of each follower of the feed
 }
 
-func startFeedCell(t *testing.T) *feedCell {
+// startFeedCell starts one. A node that is no switch asks nobody and answers
+// every call: it has no agent.
+func startFeedCell(t *testing.T, switches bool) *feedCell {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts real processes")
@@ -73,6 +77,10 @@ func startFeedCell(t *testing.T) *feedCell {
 		return []string{"--data", data, "--admin", c.all[name], "--central", "http://" + c.feed, "--token-file", token}
 	}
 	for id, n := range c.nodes {
+		if !switches {
+			answerAll(t, n.sip)
+			continue
+		}
 		xml, flags := local(), follow("agent-"+id, "node", id)
 		c.agents[id] = spawn(t, append([]string{"configsvc", "--agent", "--listen", xml}, flags...)...)
 		waitReady(t, c.all["agent-"+id], 30*time.Second)
@@ -88,6 +96,19 @@ func startFeedCell(t *testing.T) *feedCell {
 		waitReady(t, admin, 30*time.Second)
 	}
 	return c
+}
+
+// answerAll answers every call at an address.
+func answerAll(t *testing.T, addr string) {
+	t.Helper()
+	group, err := siptest.NewPhones(siptest.PhonesConfig{Listen: addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { group.Close() })
+	if _, err := group.Add(siptest.PhoneConfig{User: "*", Domain: addr}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // tool runs a tool on the registry in the Redis.
@@ -135,7 +156,7 @@ func (c *feedCell) calls(n int, meanwhile func()) {
 // go on, what is started meanwhile serves from disk and says so, and what is
 // changed afterwards arrives by itself.
 func TestCentralDies(t *testing.T) {
-	c := startFeedCell(t)
+	c := startFeedCell(t, true)
 	c.phones(nil)
 	c.calls(20, func() {
 		c.configsvc.kill()
@@ -173,6 +194,32 @@ func TestCentralDies(t *testing.T) {
 	// The new tenant's calls are decided in Kamailio and at the agent.
 	c.carrierCall(6)
 	c.calls(10, nil)
+}
+
+// TestEverythingDies ends all of Bulkhead and its Redis with SIGKILL and starts
+// none of it again: calls go on, a Kamailio that is restarted then has every
+// row and set, and calls go on.
+func TestEverythingDies(t *testing.T) {
+	c := startFeedCell(t, false)
+	head, err := (&toolFlags{Data: c.data, storeFlags: storeFlags{Store: c.store[3]}}).head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := route.MakeTables(route.New(head), "sbc1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.calls(12, func() {
+		for _, p := range []*proc{c.configsvc, c.dispatcher, c.eventbridge} {
+			p.kill()
+		}
+		c.redis.Kill()
+	})
+	c.kamailio.Restart()
+	if d, err := c.kamailio.Client.Examine(t.Context(), tables); err != nil || len(d) > 0 {
+		t.Errorf("after its restart Kamailio differs from the %d rows of revision %d: %q, %v", len(tables.Rows), tables.Revision, d, err)
+	}
+	c.calls(8, nil)
 }
 
 // carrierCall places a call to a tenant that has no phone: it is the tenant's
