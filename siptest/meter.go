@@ -16,8 +16,8 @@ type Stats struct {
 	OutOfOrder int64          // packets older than one before them, duplicates included
 	Invalid    int64          // datagrams that were not RTP version 2
 	Jitter     time.Duration  // interarrival jitter (RFC 3550 A.8)
-	First      time.Time      // arrival of the first packet; zero: none
-	Last       time.Time      // arrival of the last packet; zero: none
+	First      time.Time      // arrival of the first packet, by the kernel; zero: none
+	Last       time.Time      // arrival of the last packet, by the kernel; zero: none
 	Source     netip.AddrPort // where the last packet came from
 }
 
@@ -74,5 +74,5 @@ func (m *meter) lostNow() int64 {
 }
 
 func (m *meter) jitter() time.Duration {
-	return time.Duration(m.jitter16>>4) * time.Second / 8000
+	return time.Duration(m.jitter16) * time.Second / (16 * 8000)
 }

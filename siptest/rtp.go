@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pion/rtp"
+	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-voip/bulkhead"
 )
@@ -143,6 +144,7 @@ func (e *MediaEngine) Open() (*Media, error) {
 		return nil, fmt.Errorf("open an RTP port on %s: %w", e.ip, err)
 	}
 	_ = conn.SetReadBuffer(1 << 18) // best effort
+	stampArrivals(conn)
 	m := &Media{
 		e: e, conn: conn, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort(),
 		header: rtp.Header{Version: 2, SSRC: rand.Uint32(), SequenceNumber: uint16(rand.Uint32()), Timestamp: rand.Uint32()},
@@ -297,17 +299,42 @@ func (m *Media) forward(b []byte) {
 
 func (m *Media) read() {
 	defer m.e.wg.Done()
-	buf := make([]byte, 2048)
+	buf, control := make([]byte, 2048), make([]byte, unix.CmsgSpace(stampBytes))
 	for {
-		n, src, err := m.conn.ReadFromUDPAddrPort(buf)
+		n, stamped, _, src, err := m.conn.ReadMsgUDPAddrPort(buf, control)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
 			continue // the error of an earlier send
 		}
-		m.receive(buf[:n], netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), time.Now())
+		m.receive(buf[:n], netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), arrival(control[:stamped]))
 	}
+}
+
+// stampBytes is the length of a timestamp of the kernel's, two 64-bit numbers.
+const stampBytes = 16
+
+// stampArrivals asks the kernel when each packet came. When this process got
+// round to reading it says how busy this host is, not how the stream fares.
+func stampArrivals(conn *net.UDPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return // as below
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) // best effort: arrival has another answer
+	})
+}
+
+// arrival returns when a packet came, by what the kernel said with it; now, if
+// it said nothing.
+func arrival(control []byte) time.Time {
+	h, b, _, err := unix.ParseOneSocketControlMessage(control)
+	if err != nil || h.Level != unix.SOL_SOCKET || h.Type != unix.SCM_TIMESTAMPNS || len(b) < stampBytes {
+		return time.Now()
+	}
+	return time.Unix(int64(binary.NativeEndian.Uint64(b)), int64(binary.NativeEndian.Uint64(b[8:])))
 }
 
 func (m *Media) receive(b []byte, src netip.AddrPort, now time.Time) {

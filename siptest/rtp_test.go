@@ -99,6 +99,39 @@ func TestMediaMetersLossAndOrder(t *testing.T) {
 	}
 }
 
+// TestArrivalIsNotReading holds the reader up while a second packet comes: what
+// counts is when it came, not when it was read.
+func TestArrivalIsNotReading(t *testing.T) {
+	m := open(t, newMedia(t))
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(m.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) }) // before the engine ends
+	m.OnPacket(func([]byte) { <-release })
+	send := func() {
+		p := make([]byte, 172)
+		p[0] = 0x80
+		if _, err := conn.Write(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The kernel may take a while until it begins to say when packets come.
+	eventually(t, "a packet that came before it could be read", func() bool {
+		n := m.Stats().Received
+		send()
+		eventually(t, "the first packet", func() bool { return m.Stats().Received > n })
+		send()
+		came := time.Now()
+		release <- struct{}{}
+		eventually(t, "the second packet", func() bool { return m.Stats().Received > n+1 })
+		release <- struct{}{}
+		return !m.Stats().Last.After(came)
+	})
+}
+
 // TestManyMedia wants 50 packets a second from each of 200 streams, give or
 // take what a busy machine may hold up, on one clock.
 func TestManyMedia(t *testing.T) {

@@ -36,6 +36,9 @@ const (
 // hosts of their own they would take no CPU from the standard pool, nor from
 // this process, which measures, and they must not do so here. What is left to
 // compare is what they do share: the SBC, and the dispatcher beside it.
+//
+// Jitter is of when packets arrive, by the kernel: of when nodes send them. It
+// has no bar, because a node's clock waits for the cores that it does share here.
 func profilesApart(ctx context.Context) (_ []figure, err error) {
 	c, err := startCell(ctx, 2, 2, true)
 	if err != nil {
