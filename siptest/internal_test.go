@@ -48,6 +48,16 @@ func TestMeterJitter(t *testing.T) {
 	}
 }
 
+// TestArrivalUnsaid: a kernel that says nothing, or something else, is no reason
+// to end.
+func TestArrivalUnsaid(t *testing.T) {
+	for _, control := range [][]byte{nil, make([]byte, 8), make([]byte, 32), bytes.Repeat([]byte{0xff}, 32)} {
+		if at := arrival(control); time.Since(at) > time.Hour || time.Until(at) > 0 {
+			t.Errorf("of %x came %s", control, at)
+		}
+	}
+}
+
 func TestEventFieldsAreStrings(t *testing.T) {
 	b, err := json.Marshal(Event{CallID: clean("a\"b\r\n<script>\x00\xff")})
 	if err != nil {

@@ -330,6 +330,9 @@ func stampArrivals(conn *net.UDPConn) {
 // arrival returns when a packet came, by what the kernel said with it; now, if
 // it said nothing.
 func arrival(control []byte) time.Time {
+	if len(control) < unix.CmsgLen(stampBytes) {
+		return time.Now()
+	}
 	h, b, _, err := unix.ParseOneSocketControlMessage(control)
 	if err != nil || h.Level != unix.SOL_SOCKET || h.Type != unix.SCM_TIMESTAMPNS || len(b) < stampBytes {
 		return time.Now()
