@@ -1,6 +1,7 @@
 package kamailio_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -37,6 +38,24 @@ func (w *world) answeredBy(domain string) bulkhead.NodeID {
 	want(w.t, "call", w.ask("127.1.1.1", c), 486)
 	id, _ := w.heardBy(c.callID)
 	return id
+}
+
+// Kamailio takes one reload of the list a second: with a reload_delta of 0 it
+// ended with a signal when they followed each other.
+func TestReloadsAreKeptApart(t *testing.T) {
+	w := newWorld(t, kamailio.Params{PingInterval: time.Hour})
+	eventually(t, "a reload that is refused", func() bool {
+		for range 2 {
+			_, err := w.Client.Call(t.Context(), "dispatcher.reload")
+			if e := (*kamailio.RPCError)(nil); errors.As(err, &e) && e.Message == "Ongoing reload" {
+				return true
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return false
+	})
 }
 
 // What is known of the nodes moves calls at once, without a row being touched,

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -18,6 +21,7 @@ import (
 func TestKillControlPlane(t *testing.T) {
 	c := startCell(t, 6)
 	c.phones(nil)
+	c.secondDispatcher()
 	tr := c.newTraffic(6, 1500*time.Millisecond)
 	tr.start(10)
 	c.waitAnswered(tr, 20)
@@ -50,6 +54,19 @@ func TestKillControlPlane(t *testing.T) {
 		}
 	}
 	c.checkLedger(ledger, alive, killed, revived)
+}
+
+// secondDispatcher wants one beside a Kamailio that has one to end at once, and
+// to say which process is in its way.
+func (c *testCell) secondDispatcher() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
+	defer cancel()
+	var said bytes.Buffer
+	code := execute(ctx, []string{"dispatcher", "--data", c.data, "--sbc", "sbc1", "--kamailio", c.kamailio.Dir, "--admin", "127.0.0.1:0"}, io.Discard, &said)
+	if want := fmt.Sprintf("another dispatcher (process %d)", c.dispatcher.cmd.Process.Pid); code == exitOK || !strings.Contains(said.String(), want) {
+		c.t.Errorf("a second dispatcher ends with %d and says %s, want %q", code, &said, want)
+	}
 }
 
 func (c *testCell) waitAnswered(tr *traffic, want int) {
