@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -17,11 +18,12 @@ import (
 // TestKillControlPlane ends the dispatcher, the event bridge and cdrpipe with
 // SIGKILL in the middle of traffic. No call may notice; afterwards the store
 // has every leg that ended while somebody listened, once, and says of the
-// others that they ended in a gap.
+// others that they ended in a gap. A node that was drained before stays so.
 func TestKillControlPlane(t *testing.T) {
 	c := startCell(t, 6)
 	c.phones(nil)
 	c.secondDispatcher()
+	c.drain("fs2")
 	tr := c.newTraffic(6, 1500*time.Millisecond)
 	tr.start(10)
 	c.waitAnswered(tr, 20)
@@ -52,8 +54,34 @@ func TestKillControlPlane(t *testing.T) {
 		if p.err != nil {
 			t.Errorf("call %s of %s failed while the control plane was killed: %v", p.callID, p.begun.Format(time.StampMilli), p.err)
 		}
+		if p.node == c.nodes["fs2"].sip {
+			t.Errorf("call %s of %s went to the drained node", p.callID, p.begun.Format(time.StampMilli))
+		}
 	}
 	c.checkLedger(ledger, alive, killed, revived)
+}
+
+// drain drains a node, and waits until Kamailio offers it nothing.
+func (c *testCell) drain(node string) {
+	c.t.Helper()
+	tool(c.t, "node", "drain", node, "--data", c.data)
+	form := regexp.MustCompile(`"URI":\s*"sip:` + regexp.QuoteMeta(c.nodes[node].sip) + `[^"]*",\s*"FLAGS":\s*"(\w+)"`)
+	eventually(c.t, 30*time.Second, "no calls for "+node, func() string {
+		list, err := c.kamailio.Client.Call(c.t.Context(), "dispatcher.list", "short")
+		if err != nil {
+			return err.Error()
+		}
+		found := form.FindAllSubmatch(list, -1)
+		for _, f := range found {
+			if f[1][0] != 'D' {
+				return string(f[0])
+			}
+		}
+		if len(found) == 0 {
+			return "it is not in the list: " + string(list)
+		}
+		return ""
+	})
 }
 
 // secondDispatcher wants one beside a Kamailio that has one to end at once, and
