@@ -50,13 +50,13 @@ var safeguards = []safeguard{
 	{"headers within a Request-URI", ` || str_find("$ru", "?")`, "", func(w *world) string {
 		return answered(w, "127.1.1.1", call{ruri: "sip:1@acme.example?X-Bulkhead-User=1"}, 400)
 	}},
-	{"a number is called by its owner's networks only", `$vn(bulkhead_row) != $var(bulkhead_src)) {`, `1 == 2) {`, func(w *world) string {
+	{"a number is called by its owner's networks only", `$vn(bulkhead_row) != $vn(bulkhead_src)) {`, `1 == 2) {`, func(w *world) string {
 		return answered(w, "127.1.1.1", call{ruri: "sip:493020@" + w.Addr.String()}, 403)
 	}},
-	{"a domain is called by its owner's networks only", `if ($var(bulkhead_src) == $var(bulkhead_owner)) return`, `if (1 == 1) return`, func(w *world) string {
+	{"a domain is called by its owner's networks only", `    if ($vn(bulkhead_src) == $vn(bulkhead_owner)) {`, `    if (1 == 1) {`, func(w *world) string {
 		return answered(w, "127.1.1.1", call{ruri: "sip:1@beta.example"}, 403)
 	}},
-	{"a user is of the tenant that is called", "    if ($vn(bulkhead_row) != $var(bulkhead_owner)) route(UNLISTED_SOURCE);", "", func(w *world) string {
+	{"a user is of the tenant that is called", "    if ($vn(bulkhead_row) != $vn(bulkhead_owner)) route(UNLISTED_SOURCE);", "", func(w *world) string {
 		return answered(w, "127.9.1.1", call{ruri: "sip:1@beta.example", from: "sip:1001@acme.example"}, 403)
 	}},
 	{"who says to be a user must prove it", "    if ($vn(bulkhead_row) != $null) route(AUTHENTICATE);", "", func(w *world) string {
