@@ -45,6 +45,7 @@ type feed struct {
 
 	mu        sync.Mutex
 	queue     []item
+	cut       bool   // a part of queue's array was taken
 	spare     []item // an empty one that was a queue before; nil: none
 	bytes     int
 	room      chan struct{} // closed when the queue is at most half full; nil: nobody waits
@@ -199,15 +200,19 @@ func (f *feed) push(it item) {
 	}
 }
 
-// take removes up to n items. The caller gives them back.
-func (f *feed) take(n int) []item {
+// take removes up to n items. The caller gives them back, with whole as it is:
+// whether they begin and end an array.
+func (f *feed) take(n int) (out []item, whole bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := f.queue
-	if n >= len(out) {
-		f.queue, f.spare = f.spare, nil
-	} else {
-		out, f.queue = out[:n:n], out[n:]
+	switch out = f.queue; {
+	case len(out) == 0:
+		return nil, false // the queue keeps its array
+	case n < len(out):
+		out, f.queue, f.cut = out[:n:n], out[n:], true
+	default:
+		whole = !f.cut
+		f.queue, f.spare, f.cut = f.spare, nil, false
 	}
 	for i := range out {
 		f.bytes -= out[i].size
@@ -216,18 +221,19 @@ func (f *feed) take(n int) []item {
 		close(f.room)
 		f.room = nil
 	}
-	return out
+	return out, whole
 }
 
 // spareItems is how long a queue may be that is used again: some 700 kB.
 const spareItems = stepEvents
 
-// giveBack says that the items of a take are done with.
-func (f *feed) giveBack(items []item) {
-	if cap(items) > spareItems {
+// giveBack says that the items of a take are done with. Only a whole array is
+// used again: a part pins all of it, however large it is and whoever has the rest.
+func (f *feed) giveBack(items []item, whole bool) {
+	clear(items) // the rest of the array may stay for long
+	if !whole || cap(items) > spareItems {
 		return
 	}
-	clear(items)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if cap(items) > cap(f.spare) {

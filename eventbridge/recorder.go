@@ -110,13 +110,13 @@ func (r *recorder) step() (fx *effects, taken int) {
 	feeds := r.bridge.allFeeds()
 	fx = &effects{}
 	for _, f := range feeds {
-		items := f.take(max(16, stepEvents/len(feeds)))
+		items, whole := f.take(max(16, stepEvents/len(feeds)))
 		if len(items) == 0 {
 			continue
 		}
 		taken += len(items)
 		r.apply(f.node, items, fx)
-		f.giveBack(items)
+		f.giveBack(items, whole)
 	}
 	return fx, taken
 }
