@@ -27,8 +27,10 @@ const (
 	wholeLegs   = 24_000 // a run; a record each, of three events
 	wholeLong   = 72_000 // through the whole, which stores a batch a second
 	wholeRuns   = 3
-	wholeWindow = 2000 // legs that the switch is ahead of the spool at the most
-	wholeBatch  = 500  // records in one write to the spool and in one pipeline of XADD
+	wholeWindow = 2000            // legs that the switch is ahead of who decodes them at the most: 48 MB
+	wholeAhead  = 8000            // legs that it is ahead of the spool: events of fewer than a bridge may queue
+	wholeBatch  = 500             // records in one write to the spool and in one pipeline of XADD
+	wholeBegin  = 2 * time.Second // until batches have their size
 	wholeWait   = 30 * time.Second
 )
 
@@ -119,17 +121,18 @@ type eslSwitch struct {
 	events []template
 	legs   int
 	run    string // makes the uuids of each run others
-	taken  *tally // legs that somebody behind is done with
+	taken  *tally // legs that are decoded
+	stored *tally // legs that are in a spool; nil: there is none
 
 	mu sync.Mutex // of writing
 }
 
-func startSwitch(ctx context.Context, run string, events []template, legs int, taken *tally) (*eslSwitch, error) {
+func startSwitch(ctx context.Context, run string, events []template, legs int, taken, stored *tally) (*eslSwitch, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	s := &eslSwitch{l: l, events: events, legs: legs, run: run, taken: taken}
+	s := &eslSwitch{l: l, events: events, legs: legs, run: run, taken: taken, stored: stored}
 	context.AfterFunc(ctx, func() { l.Close() })
 	go s.serve(ctx)
 	return s, nil
@@ -204,17 +207,37 @@ func (s *eslSwitch) send(ctx context.Context, c io.Writer) {
 			}
 		}
 		s.write(c, block)
-		if s.taken.wait(ctx, n-wholeWindow) != nil {
+		if s.taken.wait(ctx, n-wholeWindow) != nil || s.stored != nil && s.stored.wait(ctx, n-wholeAhead) != nil {
 			return
 		}
 	}
 }
 
+// countedSource counts the legs that ended.
+type countedSource struct {
+	*freeswitch.Source
+	ended *tally
+}
+
+func (s countedSource) Run(ctx context.Context, emit func(cdr.Event)) error {
+	n := 0
+	return s.Source.Run(ctx, func(e cdr.Event) {
+		emit(e)
+		if e.Type != cdr.Closed {
+			return
+		}
+		if n++; n == 100 {
+			s.ended.add(n)
+			n = 0
+		}
+	})
+}
+
 func wholePipeline(ctx context.Context, s *stores, dir, name string, events []template) (_ float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wholeWait)
 	defer cancel()
-	durable := newTally()
-	sw, err := startSwitch(ctx, name, events, wholeLong, durable)
+	taken, durable := newTally(), newTally()
+	sw, err := startSwitch(ctx, name, events, wholeLong, taken, durable)
 	if err != nil {
 		return 0, err
 	}
@@ -224,7 +247,7 @@ func wholePipeline(ctx context.Context, s *stores, dir, name string, events []te
 	if err != nil {
 		return 0, err
 	}
-	p, err := startPipeline(ctx, s, dir, name, durable, source)
+	p, err := startPipeline(ctx, s, dir, name, durable, countedSource{source, taken})
 	if err != nil {
 		return 0, err
 	}
@@ -236,9 +259,12 @@ func wholePipeline(ctx context.Context, s *stores, dir, name string, events []te
 	if err := p.stored.wait(ctx, wholeLong); err != nil {
 		return 0, fmt.Errorf("wait for rows: %w", err)
 	}
-	// While there was something to tell: what comes after waits for the end of
-	// its interval, with nothing to do. The first rows show that all is connected.
-	rate := p.stored.rate(told)
+	// In between: the first batches are small, and the last one waits for the
+	// end of its interval with nothing to do.
+	rate := p.stored.rate(wholeBegin, told)
+	if rate == 0 {
+		return 0, fmt.Errorf("%d records were told of too fast to say how many a second", wholeLong)
+	}
 	if n, err := p.store.Counts(ctx); err != nil || n.Records != wholeLong {
 		return 0, fmt.Errorf("the store has %+v, want %d records: %w", n, wholeLong, err)
 	}
@@ -250,7 +276,7 @@ func decodeAlone(ctx context.Context, _ *stores, _, name string, events []templa
 	ctx, cancel := context.WithTimeout(ctx, wholeWait)
 	defer cancel()
 	taken := newTally()
-	sw, err := startSwitch(ctx, name, events, wholeLegs, taken)
+	sw, err := startSwitch(ctx, name, events, wholeLegs, taken, nil)
 	if err != nil {
 		return 0, err
 	}

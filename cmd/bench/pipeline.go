@@ -66,21 +66,24 @@ func (t *tally) count() int {
 	return t.n
 }
 
-// rate is what was counted a second from the first change to the last one
-// before end; 0: there were not two.
-func (t *tally) rate(end time.Time) float64 {
+// rate is what was counted a second from the first change at least start
+// behind the very first to the last one before end; 0: there were not two.
+func (t *tally) rate(start time.Duration, end time.Time) float64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var last mark
+	var first, last mark
 	for _, m := range t.marks {
+		if first.at.IsZero() && m.at.Sub(t.marks[0].at) >= start {
+			first = m
+		}
 		if m.at.Before(end) {
 			last = m
 		}
 	}
-	if len(t.marks) == 0 || !last.at.After(t.marks[0].at) {
+	if first.at.IsZero() || !last.at.After(first.at) {
 		return 0
 	}
-	return float64(last.n-t.marks[0].n) / last.at.Sub(t.marks[0].at).Seconds()
+	return float64(last.n-first.n) / last.at.Sub(first.at).Seconds()
 }
 
 func (t *tally) wait(ctx context.Context, want int) error {
