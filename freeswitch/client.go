@@ -30,8 +30,9 @@ type Config struct {
 	// SilenceTimeout ends a connection on which no frame arrived for so long,
 	// not even a HEARTBEAT (every 20 s by default); 60 s. Negative: never.
 	SilenceTimeout time.Duration
-	// QueueBytes bounds the frames that wait for Next: their bodies, those of up
-	// to 16 kB in whole kB, and 128 bytes for each; 64 MiB.
+	// QueueBytes bounds the frames that wait for Next, 128 bytes for each and the
+	// memory that its body takes: whole kB for one of up to 16 kB, and above that
+	// its length or, over 64 kB, somewhat more; 64 MiB.
 	QueueBytes int
 }
 
