@@ -27,6 +27,10 @@ var kinds = []struct {
 	weight int
 }{{Answered, 60}, {ByDialplan, 15}, {Busy, 10}, {Cancelled, 5}, {NoAnswer, 5}, {Unavailable, 5}}
 
+// Tenants are whose calls a Load makes; the account code of a channel is the
+// tenant of its call.
+var Tenants = []string{"acme", "globex", "initech"}
+
 // Load says what calls to generate.
 type Load struct {
 	Calls int
@@ -111,7 +115,7 @@ type call struct {
 }
 
 func (g *generator) draw(r *rand.Rand, i int) *call {
-	c := &call{tenant: []string{"acme", "globex", "initech"}[r.IntN(3)], caller: fmt.Sprint(1000 + r.IntN(1000)), callee: fmt.Sprint(2000 + r.IntN(1000))}
+	c := &call{tenant: Tenants[r.IntN(len(Tenants))], caller: fmt.Sprint(1000 + r.IntN(1000)), callee: fmt.Sprint(2000 + r.IntN(1000))}
 	n := r.IntN(100)
 	for _, k := range kinds {
 		if n -= k.weight; n < 0 {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -15,9 +16,9 @@ import (
 )
 
 const (
-	stallRate   = 170 // legs a second: each is created, answered and hung up, so about 500 events
-	stallQueue  = 64 << 10
-	stallMemory = 256 << 20
+	stallLong   = 5 * time.Minute // a stall from here on has to reach the figures, in make chaos
+	stallRate   = 170             // legs a second: each is created, answered and hung up, so about 500 events
+	stallMemory = 64 << 20        // it takes a quarter of that; what it is told in 5 minutes is several times as much
 )
 
 // TestChaosStall stops Redis and ClickHouse, which keep their connections and
@@ -41,8 +42,8 @@ func TestChaosStall(t *testing.T) {
 	if err := p.clickhouse.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	queues := p.watchQueues(stall)
-	grown := residentBytes(t, p.bridge.cmd.Process.Pid) - size
+	queues, peak := p.watchBridge(stall)
+	grown := peak - size
 	made := p.generator.ended(t) - before
 	if made == 0 {
 		t.Fatal("no leg ended in the stall: the test showed nothing")
@@ -54,20 +55,25 @@ func TestChaosStall(t *testing.T) {
 
 	live := float64(made) / stall.Seconds()
 	rate := float64(made) / caughtUp.Sub(resumed).Seconds()
-	t.Logf("%v of stall: %d legs ended (%.0f/s); receive queue median %d, p99 %d, max %d bytes; the bridge grew by %d KiB to %d KiB; first row %v after, all of them %v after: %.1f times the live rate",
-		stall, made, live, queues[len(queues)/2], queues[len(queues)*99/100], queues[len(queues)-1], grown>>10, (size+grown)>>10,
+	median, p90 := queues[len(queues)/2], queues[len(queues)*9/10]
+	t.Logf("%v of stall: %d legs ended (%.0f/s); receive queue median %d, p90 %d, p99 %d, max %d bytes; the bridge grew by up to %d KiB to %d KiB; first row %v after, all of them %v after: %.1f times the live rate",
+		stall, made, live, median, p90, queues[len(queues)*99/100], queues[len(queues)-1], grown>>10, peak>>10,
 		first.Sub(resumed).Round(time.Millisecond), caughtUp.Sub(resumed).Round(time.Millisecond), rate/live)
 	// A busy machine leaves the bridge without a core for moments; the queues
-	// of one that stops reading are full, to megabytes, from then on.
-	if q := queues[len(queues)/10]; q > stallQueue {
-		t.Errorf("nine of ten looks saw %d bytes and more in the receive queues of the event sockets", q)
+	// of one that stops reading are full, to megabytes, from then on. The figures
+	// to reach need a machine of one's own, which the long run has.
+	wantRate, maxMedian, maxP90 := 1.0, 64<<10, math.MaxInt
+	if stall >= stallLong {
+		wantRate, maxMedian, maxP90 = 5, 4<<10, 64<<10
+	}
+	if median >= maxMedian || p90 >= maxP90 {
+		t.Errorf("in the receive queues of the event sockets were %d bytes, the median, and %d, the ninth of ten, want less than %d and %d", median, p90, maxMedian, maxP90)
 	}
 	if grown > stallMemory {
-		t.Errorf("the bridge grew by %d MiB", grown>>20)
+		t.Errorf("the bridge grew by %d MiB, want %d at most", grown>>20, stallMemory>>20)
 	}
-	// The figure to reach is 5 times the live rate; it needs a machine of one's own.
-	if took := caughtUp.Sub(resumed); took > stall+2*time.Minute {
-		t.Errorf("what waited needed %v to arrive", took)
+	if rate < wantRate*live {
+		t.Errorf("what waited came %.1f times as fast as it was made, want %v times", rate/live, wantRate)
 	}
 	<-p.generator.done
 	p.alive()
@@ -114,23 +120,24 @@ func (p *pipeline) catchUp(have int) (first, all time.Time) {
 	return first, all
 }
 
-// watchQueues looks at what waits in the bridge's event sockets for as long as
-// d, and returns what it saw, sorted.
-func (p *pipeline) watchQueues(d time.Duration) []int {
+// watchBridge looks for as long as d at what waits in the bridge's event
+// sockets and at its memory, and returns what it saw in the sockets, sorted,
+// and the most memory that the bridge had.
+func (p *pipeline) watchBridge(d time.Duration) (seen []int, peak int) {
 	p.t.Helper()
-	var seen []int
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
 		if bytes, heard := p.receiveQueues(); heard {
 			seen = append(seen, bytes)
 		}
+		peak = max(peak, residentBytes(p.t, p.bridge.cmd.Process.Pid))
 	}
 	if len(seen) == 0 {
 		p.t.Fatal("the bridge had no connection to an event socket")
 	}
 	slices.Sort(seen)
-	return seen
+	return seen, peak
 }
 
 // receiveQueues returns the bytes that wait in the bridge's event sockets: TCP
@@ -138,7 +145,7 @@ func (p *pipeline) watchQueues(d time.Duration) []int {
 func (p *pipeline) receiveQueues() (total int, heard bool) {
 	p.t.Helper()
 	ports := map[uint64]bool{}
-	for _, w := range p.wires[:len(p.wires)-1] {
+	for _, w := range p.switches {
 		ports[uint64(w.l.Addr().(*net.TCPAddr).Port)] = true
 	}
 	f, err := os.Open("/proc/net/tcp")

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,8 @@ const (
 	chaosLegs = 3000 // BULKHEAD_CHAOS_LEGS
 	chaosRate = 150  // legs a second, BULKHEAD_CHAOS_RATE
 	chaosSeed = 1    // BULKHEAD_CHAOS_SEED
+
+	leastFaults = 5 // of the shortest run; there are about 20
 )
 
 func fromEnv(t *testing.T, name string, otherwise int) int {
@@ -51,7 +54,8 @@ func TestChaos(t *testing.T) {
 	legs, rate := fromEnv(t, "BULKHEAD_CHAOS_LEGS", chaosLegs), fromEnv(t, "BULKHEAD_CHAOS_RATE", chaosRate)
 	seed := uint64(fromEnv(t, "BULKHEAD_CHAOS_SEED", chaosSeed))
 	p := startPipeline(t, 2, generatorConfig{Legs: legs, Rate: rate, Seed: seed})
-	m := &monkey{pipeline: p, rnd: rand.New(rand.NewPCG(seed, 7)), done: map[string]int{}, every: faultEvery(legs, rate)}
+	m := newMonkey(p, seed, 7)
+	m.every = faultEvery(legs, rate)
 	for done := false; !done; {
 		select {
 		case <-m.generator.done:
@@ -64,10 +68,15 @@ func TestChaos(t *testing.T) {
 	truth := p.generator.ledger(t)
 	rows := p.settle(truth)
 	wrong := compare(t, truth, rows)
-	t.Logf("seed %d: %d legs, %d things done to the pipeline (%s), %d wrong", seed, len(truth), m.total(), m, wrong)
-	if legs >= 100_000 && m.total() < 300 {
-		t.Errorf("only %d things were done: let the run take longer", m.total())
+	t.Logf("seed %d: %d legs, %s, %d wrong", seed, len(truth), m, wrong)
+	want := leastFaults
+	if legs >= 100_000 {
+		want = 300
 	}
+	if m.total() < want {
+		t.Errorf("only %d things were done, want %d: let the run take longer", m.total(), want)
+	}
+	p.noGapOpen()
 }
 
 // monkey breaks things.
@@ -75,7 +84,12 @@ type monkey struct {
 	*pipeline
 	rnd   *rand.Rand
 	done  map[string]int
-	every time.Duration // from the begin of one thing to that of the next, if it does not take longer
+	aside map[string]int // what happened besides, and is no fault of the pipeline's parts
+	every time.Duration  // from the begin of one thing to that of the next, if it does not take longer
+}
+
+func newMonkey(p *pipeline, seed, stream uint64) *monkey {
+	return &monkey{pipeline: p, rnd: rand.New(rand.NewPCG(seed, stream)), done: map[string]int{}, aside: map[string]int{}}
 }
 
 // faultEvery spreads 400 faults over a long run, of which some take longer than
@@ -94,7 +108,8 @@ type pipeline struct {
 	listen       string // where the bridge takes call records that switches post
 	admin        string // of the bridge
 	pipeAdmin    string
-	wires        []*wire // to the switches, and the last to ClickHouse
+	wires        []*wire // all that can be cut
+	switches     []*wire // those of them that lead to the switches
 	disks        []*disk // of the bridge, Redis and ClickHouse; none where they cannot be made
 	generator    *generator
 }
@@ -118,14 +133,15 @@ func startPipelineOf(t *testing.T, bin func() (string, error), asterisks int, cf
 	local := func() string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
 	errDir := filepath.Join(dir, "cdr-err")
 	p.listen, p.admin, p.pipeAdmin = local(), local(), local()
-	cfg.Nodes, cfg.Password, cfg.CDRURL = map[string]string{}, "chaos-event-socket", "http://NODE:chaos-cdr@"+p.listen+"/freeswitch/cdr"
+	posts, redis, ch := newWire(t, "posts", p.listen), newWire(t, "redis", p.redis.Socket), newWire(t, "clickhouse", p.clickhouse.Native)
+	cfg.Nodes, cfg.Password, cfg.CDRURL = map[string]string{}, "chaos-event-socket", "http://NODE:chaos-cdr@"+posts.addr()+"/freeswitch/cdr"
 	cfg.ErrDir, cfg.Ledger = errDir, filepath.Join(dir, "ledger")
 	var nodes strings.Builder
 	nodes.WriteString("cell: chaos\nnodes:\n")
 	for i := range 4 {
 		id, esl := fmt.Sprintf("fs%d", i+1), local()
-		w := newWire(t, esl)
-		p.wires = append(p.wires, w)
+		w := newWire(t, id, esl)
+		p.switches = append(p.switches, w)
 		cfg.Nodes[id] = esl
 		fmt.Fprintf(&nodes, "  - id: %s\n    kind: freeswitch\n    address: %s\n    password: chaos-event-socket\n    json_cdr: {password: chaos-cdr, err_log_dir: %s, done: %s}\n",
 			id, w.addr(), filepath.Join(errDir, id), filepath.Join(errDir, id, "done"))
@@ -133,18 +149,17 @@ func startPipelineOf(t *testing.T, bin func() (string, error), asterisks int, cf
 			t.Fatal(err)
 		}
 	}
-	p.wires = append(p.wires, addAsterisks(t, asterisks, dir, &cfg, &nodes)...)
+	p.switches = append(p.switches, addAsterisks(t, asterisks, dir, &cfg, &nodes)...)
+	p.wires = append(slices.Clone(p.switches), posts, redis, ch)
 	if cfg.Held {
 		cfg.hold(local())
 	}
-	ch := newWire(t, p.clickhouse.Native)
-	p.wires = append(p.wires, ch)
 	file := filepath.Join(dir, "nodes.yaml")
 	if err := os.WriteFile(file, []byte(nodes.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.bridge = spawnOf(t, bin, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", p.listen, "--admin", p.admin, "--redis", "unix://"+p.redis.Socket)
-	p.pipe = spawnOf(t, bin, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", p.pipeAdmin, "--redis", "unix://"+p.redis.Socket,
+	p.bridge = spawnOf(t, bin, "eventbridge", "--nodes", file, "--data", filepath.Join(dir, "bridge"), "--listen", p.listen, "--admin", p.admin, "--redis", "redis://"+redis.addr())
+	p.pipe = spawnOf(t, bin, "cdrpipe", "--data", filepath.Join(dir, "pipe"), "--cell", "chaos", "--admin", p.pipeAdmin, "--redis", "redis://"+redis.addr(),
 		"--warehouse", "clickhouse://default@"+ch.addr()+"/chaos")
 	p.generator = startGenerator(t, cfg)
 	waitReady(t, p.admin, 30*time.Second)
@@ -182,11 +197,16 @@ func (m *monkey) act() {
 		m.bridge.kill()
 		pauseFor(down)
 		m.bridge.start()
-	case n < 36:
+	case n < 30:
 		m.note("kill pipe")
 		m.pipe.kill()
 		pauseFor(down)
 		m.pipe.start()
+	case n < 36:
+		m.note("stop pipe")
+		_ = m.pipe.cmd.Process.Signal(syscall.SIGSTOP)
+		pauseFor(down)
+		_ = m.pipe.cmd.Process.Signal(syscall.SIGCONT)
 	case n < 48:
 		m.note("kill redis")
 		m.redis.Kill()
@@ -221,8 +241,9 @@ func (m *monkey) act() {
 		pauseFor(2 * down)
 		d.free()
 	default:
-		m.note("cut connections")
-		m.wires[m.rnd.IntN(len(m.wires))].cut()
+		w := m.wires[m.rnd.IntN(len(m.wires))]
+		m.note("cut " + w.name)
+		w.cut()
 	}
 	pauseFor(max(time.Duration(100+m.rnd.IntN(500))*time.Millisecond, time.Until(next)))
 }
@@ -233,7 +254,7 @@ func (m *monkey) startRedis() {
 	if m.redis.TryStart() == nil {
 		return
 	}
-	m.note("lose what redis held")
+	m.aside["lose what redis held"]++
 	if err := os.RemoveAll(filepath.Join(m.redis.Dir, "appendonlydir")); err != nil {
 		m.t.Fatal(err)
 	}
@@ -253,7 +274,13 @@ func (m *monkey) total() int {
 	return n
 }
 
-func (m *monkey) String() string { return strings.TrimPrefix(fmt.Sprint(m.done), "map") }
+func (m *monkey) String() string {
+	s := fmt.Sprintf("%d things done to the pipeline %v", m.total(), m.done)
+	if len(m.aside) > 0 {
+		s += fmt.Sprintf(" besides %v", m.aside)
+	}
+	return strings.ReplaceAll(s, "map", "")
+}
 
 // alive wants both parts to run still: nothing that was done ends them but
 // a kill, after which they were started again.
@@ -268,9 +295,33 @@ func (p *pipeline) alive() {
 	}
 }
 
-// settle waits until every leg of the ledger is in the store, and returns
-// every record by leg. It asks seldom, and at first for the number alone: the
-// store has work to do.
+// noGapOpen waits until the store knows the end of every gap.
+func (p *pipeline) noGapOpen() {
+	p.t.Helper()
+	eventually(p.t, time.Minute, "the end of every gap", func() string {
+		ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)
+		defer cancel()
+		w, err := p.store(ctx)
+		if err != nil {
+			return err.Error()
+		}
+		defer w.Close()
+		open, err := w.Gaps(ctx, time.Now().Add(time.Hour), cdrpipe.MaxLimit) // those that end later, or not at all
+		if err != nil {
+			return err.Error()
+		}
+		if len(open) > 0 {
+			pauseFor(500 * time.Millisecond)
+			return fmt.Sprintf("%d are open, one of them %+v", len(open), open[0])
+		}
+		return ""
+	})
+}
+
+// settle waits until every leg of the ledger is in the store, with what each of
+// its reporters had to add, and returns every record by leg. A record whose post
+// was answered 2xx has to be among its reports. It asks seldom, and at first for
+// the number alone: the store has work to do.
 func (p *pipeline) settle(truth map[string]freeswitchtest.SimulatedLeg) map[string][]cdrpipe.Row {
 	p.t.Helper()
 	var rows map[string][]cdrpipe.Row
@@ -284,15 +335,18 @@ func (p *pipeline) settle(truth map[string]freeswitchtest.SimulatedLeg) map[stri
 		if rows, err = p.records(); err != nil {
 			return err.Error()
 		}
-		missing := 0
-		for leg := range truth {
-			if r := rows[leg]; len(r) == 0 || r[0].End.IsZero() {
+		missing, unposted := 0, 0
+		for leg, want := range truth {
+			switch r := rows[leg]; {
+			case len(r) == 0 || r[0].End.IsZero() || r[0].Tenant == "" && want.Tenant != "":
 				missing++
+			case want.Posted && !slices.Contains(r[0].Reporters(), cdr.SourceHTTP):
+				unposted++
 			}
 		}
-		if missing > 0 {
+		if missing+unposted > 0 {
 			pauseFor(time.Second)
-			return fmt.Sprintf("%d of %d legs are missing", missing, len(truth))
+			return fmt.Sprintf("of %d legs %d are missing, and of %d the posted record that was acknowledged", len(truth), missing, unposted)
 		}
 		return ""
 	})
@@ -339,7 +393,7 @@ func compare(t *testing.T, truth map[string]freeswitchtest.SimulatedLeg, rows ma
 			t.Errorf(format, args...)
 		}
 	}
-	sources := map[cdr.Source]int{}
+	sources, posted := map[cdr.Source]int{}, 0
 	for leg, want := range truth {
 		got := rows[leg]
 		if len(got) != 1 {
@@ -348,12 +402,15 @@ func compare(t *testing.T, truth map[string]freeswitchtest.SimulatedLeg, rows ma
 		}
 		r := &got[0]
 		sources[r.Source]++
+		if want.Posted {
+			posted++
+		}
 		billed := time.Duration(0)
 		if want.Answered != 0 {
 			billed = time.Duration(want.Hangup-want.Answered) * time.Microsecond
 		}
-		if r.Billed() != billed || r.Start.UnixMicro() != want.Created || r.Call != want.Call || want.Cause != "" && r.Cause != want.Cause {
-			bad("leg %s: billed %v, want %v; start %v, call %s, cause %s, sources %v; the ledger says %+v", leg, r.Billed(), billed, r.Start, r.Call, r.Cause, r.Sources, want)
+		if r.Billed() != billed || r.Start.UnixMicro() != want.Created || r.Call != want.Call || want.Cause != "" && r.Cause != want.Cause || string(r.Tenant) != want.Tenant {
+			bad("leg %s: billed %v, want %v; start %v, call %s, cause %s, tenant %s, sources %v; the ledger says %+v", leg, r.Billed(), billed, r.Start, r.Call, r.Cause, r.Tenant, r.Sources, want)
 		}
 	}
 	for leg := range rows {
@@ -361,27 +418,28 @@ func compare(t *testing.T, truth map[string]freeswitchtest.SimulatedLeg, rows ma
 			bad("leg %s is in the store and never was", leg)
 		}
 	}
-	t.Logf("records by source: %v", sources)
+	t.Logf("records by source: %v; %d were posted and acknowledged", sources, posted)
 	return wrong
 }
 
 // wire is a TCP connection that can be cut: a forwarder in front of a server.
 type wire struct {
-	to string
-	l  net.Listener
+	name string
+	to   string // ip:port, or the path of a unix socket
+	l    net.Listener
 
 	mu    sync.Mutex
 	conns []net.Conn
 	wg    sync.WaitGroup
 }
 
-func newWire(t *testing.T, to string) *wire {
+func newWire(t *testing.T, name, to string) *wire {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wire{to: to, l: l}
+	w := &wire{name: name, to: to, l: l}
 	w.wg.Go(w.serve)
 	t.Cleanup(func() {
 		l.Close()
@@ -399,7 +457,11 @@ func (w *wire) serve() {
 		if err != nil {
 			return
 		}
-		out, err := net.DialTimeout("tcp", w.to, time.Second)
+		network := "tcp"
+		if strings.HasPrefix(w.to, "/") {
+			network = "unix"
+		}
+		out, err := net.DialTimeout(network, w.to, time.Second)
 		if err != nil {
 			in.Close()
 			continue

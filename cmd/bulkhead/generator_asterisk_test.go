@@ -25,7 +25,8 @@ const (
 )
 
 // addAsterisks adds fake Asterisks to a generator and to the list of nodes of
-// a bridge: they take a third of the legs.
+// a bridge: they take a third of the legs. The list of nodes ends with the rule
+// for whose their legs are.
 func addAsterisks(t *testing.T, n int, dir string, cfg *generatorConfig, nodes *strings.Builder) (wires []*wire) {
 	t.Helper()
 	for i := range n {
@@ -34,13 +35,19 @@ func addAsterisks(t *testing.T, n int, dir string, cfg *generatorConfig, nodes *
 		if err := os.MkdirAll(filepath.Dir(a.CELFile), 0o750); err != nil {
 			t.Fatal(err)
 		}
-		w := newWire(t, a.HTTP)
+		w := newWire(t, a.ID, a.HTTP)
 		wires = append(wires, w)
 		fmt.Fprintf(nodes, "  - id: %s\n    kind: asterisk\n    address: %s\n    user: bulkhead\n    password: %s\n    cel_file: %s\n", a.ID, w.addr(), asteriskPassword, a.CELFile)
 		if i%2 == 0 {
 			fmt.Fprintf(nodes, "    ami: {address: %q, user: bulkhead, password: %s}\n", a.AMI, asteriskSecret)
 		}
 		cfg.Asterisks = append(cfg.Asterisks, a)
+	}
+	if n > 0 {
+		nodes.WriteString("tenants:\n")
+		for _, id := range asterisktest.Tenants {
+			fmt.Fprintf(nodes, "  - {id: %s, match: {account_code: [%s]}}\n", id, id)
+		}
 	}
 	return wires
 }
@@ -85,7 +92,7 @@ func (c *generatorConfig) shareAsterisks(ctx context.Context, servers []*asteris
 			Calls: int(float64(legs) / legsPerCall / float64(len(servers))), Rate: rate / legsPerCall / float64(len(servers)),
 			Ring: 200 * time.Millisecond, Talk: 3 * time.Second, Seed: c.Seed + uint64(i),
 			Ledger: func(l asterisktest.Leg) {
-				ledger(freeswitchtest.SimulatedLeg{UUID: l.Leg, Call: l.Call, Outbound: !l.Inbound, Created: micro(l.Start), Answered: micro(l.Answer), Hangup: micro(l.End)})
+				ledger(freeswitchtest.SimulatedLeg{UUID: l.Leg, Call: l.Call, Outbound: !l.Inbound, Created: micro(l.Start), Answered: micro(l.Answer), Hangup: micro(l.End), Tenant: l.Tenant})
 			},
 		}
 		run(func() {

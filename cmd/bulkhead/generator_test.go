@@ -9,10 +9,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -150,8 +153,8 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	var nodes []*freeswitchtest.Node
-	for id, esl := range cfg.Nodes {
-		dir := filepath.Join(cfg.ErrDir, id)
+	for _, id := range slices.Sorted(maps.Keys(cfg.Nodes)) { // the seed draws among them by number
+		esl, dir := cfg.Nodes[id], filepath.Join(cfg.ErrDir, id)
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			stop()
 			return err
@@ -197,19 +200,11 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 	defer tick.Stop()
 	for n := 0; n < cfg.Legs/2; n++ {
 		<-tick.C
-		c := freeswitchtest.SimulatedCall{
-			Caller: fmt.Sprintf("1555%07d", n), Callee: "1001", Variables: map[string]string{"bulkhead_tenant": fmt.Sprintf("t%02d", n%30)},
-			Ring: rand.N(200 * time.Millisecond), Talk: 20*time.Millisecond + rand.N(cmp.Or(cfg.Talk, 3*time.Second)),
-		}
-		if cfg.Transfers > 0 && n%cfg.Transfers == 0 {
-			c.TransferTo = "1002"
-		}
-		if rnd.IntN(10) == 0 {
-			c.Talk = -1
-		}
+		c := cfg.draw(rnd, n)
 		node := nodes[rnd.IntN(len(nodes))]
 		calls.Go(func() {
 			for _, l := range node.Simulate(ctx, c) {
+				l.Tenant = c.Variables["bulkhead_tenant"]
 				write(l)
 			}
 		})
@@ -221,4 +216,37 @@ func generate(cfg generatorConfig, stdin io.Reader, stdout io.Writer) error {
 	fmt.Fprintln(stdout, "done")
 	_, err = io.Copy(io.Discard, stdin) // the nodes stay until nobody needs them
 	return err
+}
+
+// draw returns the n'th call of a seed.
+func (c *generatorConfig) draw(rnd *rand.Rand, n int) freeswitchtest.SimulatedCall {
+	within := func(d time.Duration) time.Duration { return time.Duration(rnd.Int64N(int64(d))) }
+	call := freeswitchtest.SimulatedCall{
+		Caller: fmt.Sprintf("1555%07d", n), Callee: "1001", Variables: map[string]string{"bulkhead_tenant": fmt.Sprintf("t%02d", n%30)},
+		Ring: within(200 * time.Millisecond), Talk: 20*time.Millisecond + within(cmp.Or(c.Talk, 3*time.Second)),
+	}
+	if c.Transfers > 0 && n%c.Transfers == 0 {
+		call.TransferTo = "1002"
+	}
+	if rnd.IntN(10) == 0 {
+		call.Talk = -1
+	}
+	return call
+}
+
+// TestGeneratorSeed: the seed of a run makes its calls again.
+func TestGeneratorSeed(t *testing.T) {
+	calls := func(seed uint64) (out []freeswitchtest.SimulatedCall) {
+		cfg, rnd := generatorConfig{Transfers: 3}, rand.New(rand.NewPCG(seed, 1))
+		for n := range 100 {
+			out = append(out, cfg.draw(rnd, n))
+		}
+		return out
+	}
+	if !reflect.DeepEqual(calls(1), calls(1)) {
+		t.Error("one seed made different calls")
+	}
+	if reflect.DeepEqual(calls(1), calls(2)) {
+		t.Error("another seed made the same calls")
+	}
 }

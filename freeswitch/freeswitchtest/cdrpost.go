@@ -48,6 +48,7 @@ func (l *leg) postCDR() {
 			}
 		}
 		if postedCDR(client, cfg.URLs[try%len(cfg.URLs)], l.uuid, body) {
+			l.posted = true
 			return
 		}
 	}

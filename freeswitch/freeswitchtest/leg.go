@@ -99,6 +99,7 @@ type leg struct {
 	sent      [2]string
 	vars      fields
 	app, data string
+	posted    bool // its call record was taken
 
 	media    *siptest.Media
 	codec    siptest.Codec

@@ -30,6 +30,10 @@ type SimulatedLeg struct {
 	Answered int64  `json:"answered"`
 	Hangup   int64  `json:"hangup"`
 	Cause    string `json:"cause"`
+	// Tenant is for who makes the call to say; empty: not known.
+	Tenant string `json:"tenant,omitempty"`
+	// Posted: the record was posted, and the answer was 2xx.
+	Posted bool `json:"posted,omitempty"`
 }
 
 // Simulate runs one call in the order of capture
@@ -134,5 +138,6 @@ func (l *leg) line(a *leg) SimulatedLeg {
 	t := l.prof.t
 	return SimulatedLeg{
 		UUID: l.uuid, Call: a.uuid, Outbound: l.outbound, Created: t.created, Answered: t.answered, Hangup: t.hangup, Cause: string(l.why),
+		Posted: l.posted,
 	}
 }

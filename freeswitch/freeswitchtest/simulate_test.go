@@ -71,8 +71,8 @@ func TestSimulatedCallsPostTheirRecords(t *testing.T) {
 	}
 	for _, l := range legs {
 		d, ok := server.docs[l.UUID]
-		if !ok {
-			t.Fatalf("leg %s was not posted", l.UUID)
+		if !ok || !l.Posted {
+			t.Fatalf("leg %s was not posted: %+v", l.UUID, l)
 		}
 		if v, err := url.PathUnescape(d.Variables["bulkhead_tenant"]); err != nil || v != "a&b c" || d.Variables["bulkhead_tenant"] == v {
 			t.Errorf("a value was sent as %q, want it percent-encoded", d.Variables["bulkhead_tenant"])
@@ -97,8 +97,8 @@ func TestSimulatedCallsPostTheirRecords(t *testing.T) {
 		names = append(names, f.Name())
 	}
 	for _, l := range busy {
-		if !slices.Contains(names, l.UUID+".cdr.json") {
-			t.Errorf("no backup file of leg %s in %v", l.UUID, names)
+		if !slices.Contains(names, l.UUID+".cdr.json") || l.Posted {
+			t.Errorf("no backup file of leg %s in %v: %+v", l.UUID, names, l)
 		}
 		b, err := os.ReadFile(filepath.Join(dir, l.UUID+".cdr.json"))
 		if err != nil || len(b) == 0 || b[len(b)-1] != '\n' || !json.Valid(b) {
