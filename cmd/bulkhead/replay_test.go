@@ -20,7 +20,8 @@ import (
 // TestReplay sends everything through the pipeline again, twice, and then lets
 // every second source of a FreeSWITCH (its records posted, and left in files)
 // and of an Asterisk (its channel event log) tell of the same legs: the rows
-// and what is billed stay as they were.
+// and what is billed stay as they were. One Asterisk's manager interface is
+// heard beside its REST interface from the first call on.
 func TestReplay(t *testing.T) {
 	p := startPipeline(t, 2, generatorConfig{Legs: 300, Rate: 150, Seed: chaosSeed, Held: true})
 	<-p.generator.done
@@ -69,8 +70,14 @@ func TestReplay(t *testing.T) {
 		}
 		return ""
 	})
-	if got := billed(unchanged("with all second sources")); got != want {
+	rows := unchanged("with all second sources")
+	if got := billed(rows); got != want {
 		t.Errorf("%v billed, want %v as before", got, want)
+	}
+	told := legsTold(rows)
+	t.Logf("legs by who told of them: %v", told)
+	if told[cdr.SourceAMI] == 0 {
+		t.Error("no record is marked ami")
 	}
 }
 
