@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/bulkhead-voip/bulkhead/internal/testenv"
 )
 
 // disk is a file system of its own in memory that can be made full: its size
@@ -29,6 +31,9 @@ func newDisk(t *testing.T, path string) *disk {
 	t.Helper()
 	err := syscall.Mount("bulkhead-test", path, "tmpfs", 0, fmt.Sprintf("size=%d", diskSize))
 	if errors.Is(err, syscall.EPERM) {
+		if testenv.RequireReal() {
+			t.Fatalf("NO DISK IS FILLED at %s: mounting needs root, and BULKHEAD_REQUIRE_REAL=1", path)
+		}
 		t.Logf("NO DISK IS FILLED at %s: mounting needs root", path)
 		return nil
 	}
