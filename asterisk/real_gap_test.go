@@ -2,6 +2,7 @@ package asterisk_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http/httptest"
 	"regexp"
@@ -54,6 +55,34 @@ func (l *lab) liveLegs() []string {
 	return out
 }
 
+// filtered asks Asterisk whether it sends a listener only what he reads.
+func (l *lab) filtered() {
+	l.t.Helper()
+	body, err := l.ARI(context.Background(), "GET", "/applications/bulkhead-events")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var got struct {
+		Allowed []struct {
+			Type string `json:"type"`
+		} `json:"events_allowed"`
+	}
+	if err := json.Unmarshal(body, &got); err != nil {
+		l.t.Fatal(err)
+	}
+	var types []string
+	for _, a := range got.Allowed {
+		types = append(types, a.Type)
+	}
+	slices.Sort(types)
+	want := []string{
+		"ApplicationRegistered", "ApplicationReplaced", "ChannelCreated", "ChannelDestroyed", "ChannelHangupRequest", "ChannelStateChange", "Dial", "RESTResponse",
+	}
+	if !slices.Equal(types, want) {
+		l.t.Errorf("Asterisk sends %q, want %q: %s", types, want, body)
+	}
+}
+
 // TestRealGap takes the reader away while calls begin, are answered and end,
 // and a second reader, which knows nothing, comes after it.
 func TestRealGap(t *testing.T) {
@@ -72,6 +101,7 @@ func TestRealGap(t *testing.T) {
 	p := l.phone("127.0.1.1", "8001")
 	e, new := listen(t, first), listen(t, second)
 	e.start()
+	l.filtered()
 	through, throughAt := l.hold(p, "1001")
 	ends, _ := l.hold(p, "1001")
 	tapped, tappedAt := l.hold(p, "4001")
@@ -99,6 +129,7 @@ func TestRealGap(t *testing.T) {
 	check := func(e *ear) {
 		t.Helper()
 		ev := e.start()
+		l.filtered()
 		slices.Sort(ev.Live)
 		if !slices.Equal(ev.Live, want) || len(ev.Found) != len(want) {
 			t.Errorf("live %v, found %d, want %v", ev.Live, len(ev.Found), want)
@@ -278,6 +309,7 @@ func TestRealOutbound(t *testing.T) {
 	t.Cleanup(server.Close)
 	e := listen(t, o)
 	e.start()
+	l.filtered()
 	p := l.phone("127.0.1.1", "8001")
 	through, throughAt := l.hold(p, "1001")
 	e.wait("answer", func(evs []cdr.Event) (cdr.Event, bool) { return find(evs, cdr.Answered, "") })
@@ -290,6 +322,7 @@ func TestRealOutbound(t *testing.T) {
 	seen := len(e.events)
 	e.mu.Unlock()
 	connected := e.start()
+	l.filtered()
 	e.mu.Lock()
 	after := slices.Clone(e.events[seen:])
 	e.mu.Unlock()
