@@ -27,7 +27,12 @@ type row struct {
 	// are what it printed, as if that were UTC.
 	start, answer, end time.Time
 	sent               time.Time // the event's Timestamp, in UTC; needs timestampevents=yes
+
+	bad []badField
 }
+
+// badField is a value that cannot be taken over as it came.
+type badField struct{ field, value string }
 
 // errNoLeg says that a Cdr event is of a channel that is no call leg.
 var errNoLeg = errors.New("the channel is no call leg")
@@ -47,7 +52,24 @@ func decodeRow(m message) (row, error) {
 	if !isLeg(r.channel) {
 		return row{}, errNoLeg
 	}
-	r.sequence, _ = strconv.ParseInt(m["Sequence"], 10, 64) // absent without the mapping: then the order is that of the stream
+	var err error
+	r.sequence, err = strconv.ParseInt(m["Sequence"], 10, 64) // absent without the mapping: then the order is that of the stream
+	bad := func(field, value string, is bool) {
+		if is && value != "" {
+			r.bad = append(r.bad, badField{field, value})
+		}
+	}
+	bad("sequence", m["Sequence"], err != nil)
+	bad("start", m["StartTime"], r.start.IsZero())
+	bad("answer", m["AnswerTime"], r.answer.IsZero())
+	bad("end", m["EndTime"], r.end.IsZero())
+	bad("sent", m["Timestamp"], r.sent.IsZero())
+	for _, f := range [...]badField{
+		{"leg", r.uniqueID}, {"call", r.linkedID}, {"caller", r.source}, {"callee", r.destination}, {"cause", r.disposition},
+		{"endpoint", endpoint(r.channel)}, {"context", r.context}, {"account_code", r.account},
+	} {
+		bad(f.field, f.value, text(f.value) != f.value)
+	}
 	return r, nil
 }
 
@@ -100,6 +122,9 @@ func (i *identity) merge(rows []row, zone *time.Location) cdr.Record {
 		}
 		setTenant(&r, row.tenant)
 		setAttr(&r, "account_code", row.account)
+		for _, b := range row.bad {
+			setBad(&r, b.field, b.value)
+		}
 	}
 	setAttr(&r, "context", first.context)
 	setAttr(&r, "endpoint", endpoint(first.channel))

@@ -55,8 +55,21 @@ func setTenant(r *cdr.Record, value string) {
 	case tenantForm.MatchString(value):
 		r.Tenant = bulkhead.TenantID(value)
 	default:
-		setAttr(r, cdr.AttrBad+"tenant", url.PathEscape(value))
+		setBad(r, "tenant", value)
 	}
+}
+
+// setBad keeps a value that could not be taken over as it came, under the name
+// of its field. Whoever stores the record counts it.
+func setBad(r *cdr.Record, field, value string) {
+	value = url.PathEscape(value[:min(len(value), maxAttr)])
+	if len(value) > maxAttr {
+		value = value[:maxAttr]
+		if i := strings.LastIndexByte(value, '%'); i > maxAttr-3 { // an escape is not cut in two
+			value = value[:i]
+		}
+	}
+	setAttr(r, cdr.AttrBad+field, value)
 }
 
 // setAttr keeps a word of the switch that a rule may look at.
@@ -98,21 +111,36 @@ func text(s string) string {
 func setQuality(r *cdr.Record, qos string) {
 	var jitter *float64
 	var lost *int64
+	known := false
 	for field := range strings.SplitSeq(qos, ";") {
 		name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
+		number := func(field string) *int64 {
+			known = true
+			n := count(value)
+			if n == nil {
+				setBad(r, field, value)
+			}
+			return n
+		}
 		switch name {
 		case "rxcount":
-			r.RTPIn = count(value)
+			r.RTPIn = number("rtp_in")
 		case "txcount":
-			r.RTPOut = count(value)
+			r.RTPOut = number("rtp_out")
 		case "lp":
-			lost = count(value)
+			lost = number("rtp_lost")
 		case "txjitter": // seconds
+			known = true
 			if f, err := strconv.ParseFloat(value, 64); err == nil && f >= 0 && f < 1e6 {
 				f *= 1000
 				jitter = &f
+			} else {
+				setBad(r, "jitter_ms", value)
 			}
 		}
+	}
+	if !known {
+		setBad(r, "rtp", qos)
 	}
 	if r.RTPIn != nil && *r.RTPIn > 0 {
 		r.RTPLost, r.JitterMS = lost, jitter

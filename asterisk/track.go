@@ -54,12 +54,12 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 	at := moment(e.Timestamp)
 	switch e.Type {
 	case typeCreated:
-		if l := t.see(e.Channel, true); l != nil {
+		if l := t.of(e, e.Channel); l != nil {
 			t.answer(l, e.Channel, at)
 			t.tell(l, cdr.Opened, at, emit)
 		}
 	case typeState:
-		if l := t.see(e.Channel, false); l != nil {
+		if l := t.of(e, e.Channel); l != nil {
 			if e.Channel.State == "Ringing" && !l.up && l.record.Ring.IsZero() {
 				l.record.Ring = at
 			}
@@ -73,15 +73,15 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 	case typeDial:
 		t.dial(e, at, emit)
 	case typeVarset:
-		if l := t.see(e.Channel, false); l != nil {
+		if l := t.of(e, e.Channel); l != nil {
 			t.variable(l, e.Variable, e.Value, false)
 		}
 	case typeHangup:
-		if l := t.see(e.Channel, false); l != nil && !e.Soft && l.hung.IsZero() {
+		if l := t.of(e, e.Channel); l != nil && !e.Soft && l.hung.IsZero() {
 			l.hung, l.hungCode = at, e.TechCause
 		}
 	case typeDestroyed:
-		if l := t.see(e.Channel, false); l != nil {
+		if l := t.of(e, e.Channel); l != nil {
 			delete(t.legs, l.record.Leg)
 			if t.ended != nil {
 				t.ended[l.record.Leg] = struct{}{}
@@ -95,6 +95,24 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 			}
 		}
 	}
+}
+
+// of is see for a channel of an event, whose values that are none it keeps.
+func (t *tracker) of(e *event, ch *channel) *leg {
+	l := t.see(ch, e.Type == typeCreated)
+	if l == nil {
+		return nil
+	}
+	if e.Timestamp != "" && moment(e.Timestamp).IsZero() {
+		setBad(&l.record, "time", e.Timestamp)
+	}
+	if e.Type == typeDestroyed && (e.Cause < 0 || e.Cause > 127) {
+		setBad(&l.record, "q850", strconv.Itoa(e.Cause))
+	}
+	if !e.Soft && (e.TechCause < 0 || e.TechCause > 699) {
+		setBad(&l.record, "sip_code", strconv.Itoa(e.TechCause))
+	}
+	return l
 }
 
 // see returns the leg of a channel and takes from the channel what it tells;
@@ -126,7 +144,9 @@ func (t *tracker) see(ch *channel, created bool) *leg {
 func (t *tracker) begin(ch *channel, created bool) *leg {
 	l := &leg{record: t.blank(ch.ID, cdr.SourceARI), whole: created, listed: t.listing}
 	r := &l.record
-	r.Start = moment(ch.Created)
+	if r.Start = moment(ch.Created); r.Start.IsZero() && ch.Created != "" {
+		setBad(r, "start", ch.Created)
+	}
 	switch {
 	case ch.Dialplan.App == "AppDial" || ch.Dialplan.App == "AppDial2":
 		r.Direction = cdr.Outbound
@@ -172,6 +192,8 @@ func (t *tracker) variable(l *leg, name, value string, named bool) {
 	case varTalked:
 		if ms, err := strconv.ParseUint(value, 10, 40); err == nil {
 			l.talked = time.Duration(ms) * time.Millisecond
+		} else {
+			setBad(r, "talked", value)
 		}
 	case varDomain:
 		setAttr(r, "domain", value)
@@ -201,7 +223,7 @@ func (t *tracker) answer(l *leg, ch *channel, at time.Time) bool {
 // dial takes a Dial event: it says what became of an attempt, and joins the
 // legs where linkedid is not among the channelvars.
 func (t *tracker) dial(e *event, at time.Time, emit func(cdr.Event)) {
-	caller, peer := t.see(e.Caller, false), t.see(e.Peer, false)
+	caller, peer := t.of(e, e.Caller), t.of(e, e.Peer)
 	ringing := e.DialStatus == "RINGING" || e.DialStatus == "PROGRESS"
 	if caller != nil {
 		switch {
