@@ -314,6 +314,11 @@ func (p *pipeline) noGapOpen() {
 			pauseFor(500 * time.Millisecond)
 			return fmt.Sprintf("%d are open, one of them %+v", len(open), open[0])
 		}
+		n, err := w.Counts(ctx)
+		if err != nil {
+			return err.Error()
+		}
+		p.t.Logf("%d gaps, none is open", n.Gaps)
 		return ""
 	})
 }
