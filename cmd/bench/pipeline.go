@@ -60,12 +60,6 @@ func (t *tally) add(n int) {
 	t.changed = make(chan struct{})
 }
 
-func (t *tally) count() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.n
-}
-
 // rate is what was counted a second from the first change at least start
 // behind the very first to the last one before end; 0: there were not two.
 func (t *tally) rate(start time.Duration, end time.Time) float64 {
