@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -186,6 +187,8 @@ func (l *celLeg) hangup(f []string, at time.Time) cdr.Record {
 	r.End = at
 	if extra.Cause > 0 && extra.Cause < 128 {
 		r.Q850 = extra.Cause
+	} else if extra.Cause != 0 {
+		setBad(&r, "q850", strconv.Itoa(extra.Cause))
 	}
 	r.HangupBy = cdr.HangupSwitch
 	byPeer := extra.Source != "" && extra.Source == f[celChannel]

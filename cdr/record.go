@@ -153,9 +153,9 @@ type Record struct {
 
 	// Attrs are the switch's own words that a tenant rule may look at:
 	// domain, account_code, context, profile, and the variables that rules
-	// name, as var:NAME. A value that could not be understood, so that its
-	// field is empty, stands here percent-encoded under AttrBad and the field's
-	// name. At most MaxAttrs, each value at most 256 bytes.
+	// name, as var:NAME. A value that could not be taken over as it came, so
+	// that its field is empty or holds less, stands here percent-encoded under
+	// AttrBad and the field's name. At most MaxAttrs, each value at most 256 bytes.
 	Attrs map[string]string `json:"attrs,omitempty"`
 
 	// Gap is the id of the gap that the leg lived through or ended in; the
@@ -166,7 +166,7 @@ type Record struct {
 // What Record.Attrs holds.
 const (
 	MaxAttrs = 32
-	AttrBad  = "bad:" // begins the key of a value that could not be understood
+	AttrBad  = "bad:" // begins the key of a value that could not be taken over as it came
 	AttrVar  = "var:" // begins the key of a channel variable
 )
 

@@ -341,8 +341,9 @@ func TestBodiesUsedAgain(t *testing.T) {
 	if string(answer) != strings.Repeat("r", 3*spareUnit) {
 		t.Errorf("the answer has changed: %d bytes, %.40q", len(answer), answer)
 	}
-	// Some are lost to the garbage collector, and a quarter to the race detector.
-	if len(arrays) > small*2/3 {
+	// Some are lost to the garbage collector, to another processor's share and,
+	// a quarter, to the race detector.
+	if len(arrays) > small*9/10 {
 		t.Errorf("%d pieces of memory for %d bodies", len(arrays), small)
 	}
 }

@@ -28,7 +28,7 @@ const (
 	chaosRate = 150  // legs a second, BULKHEAD_CHAOS_RATE
 	chaosSeed = 1    // BULKHEAD_CHAOS_SEED
 
-	leastFaults = 5 // of the shortest run; there are about 20
+	leastFaults = 3 // of the shortest run; there are about 20
 )
 
 func fromEnv(t *testing.T, name string, otherwise int) int {
