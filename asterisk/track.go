@@ -54,12 +54,12 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 	at := moment(e.Timestamp)
 	switch e.Type {
 	case typeCreated:
-		if l := t.of(e, e.Channel); l != nil {
+		if l := t.of(e, e.Channel, at); l != nil {
 			t.answer(l, e.Channel, at)
 			t.tell(l, cdr.Opened, at, emit)
 		}
 	case typeState:
-		if l := t.of(e, e.Channel); l != nil {
+		if l := t.of(e, e.Channel, at); l != nil {
 			if e.Channel.State == "Ringing" && !l.up && l.record.Ring.IsZero() {
 				l.record.Ring = at
 			}
@@ -73,15 +73,15 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 	case typeDial:
 		t.dial(e, at, emit)
 	case typeVarset:
-		if l := t.of(e, e.Channel); l != nil {
+		if l := t.of(e, e.Channel, at); l != nil {
 			t.variable(l, e.Variable, e.Value, false)
 		}
 	case typeHangup:
-		if l := t.of(e, e.Channel); l != nil && !e.Soft && l.hung.IsZero() {
+		if l := t.of(e, e.Channel, at); l != nil && !e.Soft && l.hung.IsZero() {
 			l.hung, l.hungCode = at, e.TechCause
 		}
 	case typeDestroyed:
-		if l := t.of(e, e.Channel); l != nil {
+		if l := t.of(e, e.Channel, at); l != nil {
 			delete(t.legs, l.record.Leg)
 			if t.ended != nil {
 				t.ended[l.record.Leg] = struct{}{}
@@ -97,13 +97,14 @@ func (t *tracker) apply(e *event, emit func(cdr.Event)) {
 	}
 }
 
-// of is see for a channel of an event, whose values that are none it keeps.
-func (t *tracker) of(e *event, ch *channel) *leg {
+// of is see for a channel of an event of the time at, whose values that are none
+// it keeps.
+func (t *tracker) of(e *event, ch *channel, at time.Time) *leg {
 	l := t.see(ch, e.Type == typeCreated)
 	if l == nil {
 		return nil
 	}
-	if e.Timestamp != "" && moment(e.Timestamp).IsZero() {
+	if e.Timestamp != "" && at.IsZero() {
 		setBad(&l.record, "time", e.Timestamp)
 	}
 	if e.Type == typeDestroyed && (e.Cause < 0 || e.Cause > 127) {
@@ -223,7 +224,7 @@ func (t *tracker) answer(l *leg, ch *channel, at time.Time) bool {
 // dial takes a Dial event: it says what became of an attempt, and joins the
 // legs where linkedid is not among the channelvars.
 func (t *tracker) dial(e *event, at time.Time, emit func(cdr.Event)) {
-	caller, peer := t.of(e, e.Caller), t.of(e, e.Peer)
+	caller, peer := t.of(e, e.Caller, at), t.of(e, e.Peer, at)
 	ringing := e.DialStatus == "RINGING" || e.DialStatus == "PROGRESS"
 	if caller != nil {
 		switch {
