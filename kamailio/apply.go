@@ -260,7 +260,7 @@ func (c *Client) switchTo(ctx context.Context, s side, t route.Tables) error {
 	if err := c.file.update(ctx, s, nil, t.Revision, len(t.Rows), true); err != nil {
 		return err
 	}
-	return set("live", string(s))
+	return set(liveKey, liveValue(s))
 }
 
 // writeList replaces the dispatcher list if it changed, and has Kamailio load

@@ -350,7 +350,7 @@ func attachedTenant(t *testing.T, w *world) {
 	for _, n := range w.nodes {
 		n.set("200 OK")
 		n.mu.Lock()
-		n.extra = "X-Bulkhead-Secret: 1\r\n"
+		n.extra = "X-Bulkhead-Revision: 1\r\n"
 		n.mu.Unlock()
 	}
 	s := newSocket(t, "127.1.3.1", w.Addr)

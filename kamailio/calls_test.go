@@ -65,7 +65,7 @@ func TestDigest(t *testing.T) {
 func (w *world) fromNode(id bulkhead.NodeID, c call) (n *node, invite string) {
 	n = w.nodes[id]
 	n.sbc = w.Addr
-	c.extra += "X-Bulkhead-Tenant: acme\r\nx-bulkhead-secret: 1\r\nRoute: <sip:" + w.Addr.String() + ";lr>\r\n"
+	c.extra += "X-Bulkhead-Tenant: acme\r\nx-bulkhead-user: 1\r\nRoute: <sip:" + w.Addr.String() + ";lr>\r\n"
 	invite = n.request(&c)
 	n.send(invite)
 	return n, invite
@@ -212,7 +212,7 @@ func TestReplyKeepsSecrets(t *testing.T) {
 	for _, answer := range []string{"200 OK", "486 Busy Here"} {
 		for _, n := range w.nodes {
 			n.mu.Lock()
-			n.answer, n.extra = answer, "X-Bulkhead-Tenant: acme\r\nx-bulkhead-secret: 1\r\nX-Other: stays\r\n"
+			n.answer, n.extra = answer, "X-Bulkhead-Tenant: acme\r\nx-bulkhead-user: 1\r\nX-Other: stays\r\n"
 			n.mu.Unlock()
 		}
 		m := w.ask("127.1.1.1", call{ruri: "sip:1001@acme.example"})

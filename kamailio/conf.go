@@ -209,6 +209,8 @@ func (p Params) Local(dir string) ([]byte, error) {
 	define("BULKHEAD_LISTEN", "udp:"+p.Listen)
 	if p.Listen6 != "" {
 		define("BULKHEAD_LISTEN6", "udp:"+p.Listen6)
+	} else {
+		subst("BULKHEAD_OWN_ROUTE", "<sip:"+p.Listen+";lr>")
 	}
 	define("BULKHEAD_CHILDREN", p.Workers)
 	subst("BULKHEAD_RPC", filepath.Join(sockets, SocketFile))

@@ -40,8 +40,8 @@ func TestExamine(t *testing.T) {
 	var live struct {
 		Item struct{ Value string }
 	}
-	w.rpc(&live, "htable.get", "bulkhead_meta", "live")
-	if live.Item.Value == "b" {
+	w.rpc(&live, "htable.get", "bulkhead_meta", "b_live")
+	if live.Item.Value == "1" {
 		table = "bulkhead_b"
 	}
 	w.rpc(nil, "htable.sets", table, "n:493007", "somebody")

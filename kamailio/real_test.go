@@ -86,7 +86,7 @@ func TestForgedHeaders(t *testing.T) {
 	w := newWorld(t, kamailio.Params{})
 	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16")}})
 	c := call{ruri: "sip:1001@acme.example", callID: "forged-headers-1", extra: "X-Bulkhead-Tenant: beta\r\nx-bulkhead-user: 1001\r\n" +
-		"X-Bulkhead-SBC : sbc9\r\nX-BULKHEAD-REVISION\t: 99\r\nX-Bulkhead-Folded: a\r\n b\r\nX-Bulkhead-Tenant: beta\r\nRoute: <sip:127.0.0.9:9;lr>\r\n"}
+		"X-Bulkhead-SBC : sbc9\r\nX-BULKHEAD-REVISION\t: 99\r\nX-Bulkhead-User: a\r\n b\r\nX-Bulkhead-Tenant: beta\r\nRoute: <sip:127.0.0.9:9;lr>\r\n"}
 	want(t, "forged", w.ask("127.1.2.3", c), 486)
 	_, invite := w.heardBy(c.callID)
 	var got []string

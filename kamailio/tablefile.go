@@ -66,8 +66,10 @@ func createTables(path string) error {
 		`CREATE TABLE IF NOT EXISTS bulkhead_a`+columns,
 		`CREATE TABLE IF NOT EXISTS bulkhead_b`+columns,
 		`CREATE TABLE IF NOT EXISTS bulkhead_meta`+columns,
+		// Files of before said a or b here: a Kamailio that starts on one must not take the other table.
+		`INSERT OR IGNORE INTO bulkhead_meta (key_name, key_value) SELECT 'b_live', key_value = 'b' FROM bulkhead_meta WHERE key_name = 'live'`,
 		`INSERT OR IGNORE INTO bulkhead_meta (key_name, key_value) VALUES
-			('live', 'a'), ('rev_a', '0'), ('count_a', '0'), ('rev_b', '0'), ('count_b', '0')`,
+			('b_live', '0'), ('rev_a', '0'), ('count_a', '0'), ('rev_b', '0'), ('count_b', '0')`,
 	)
 }
 
@@ -92,6 +94,18 @@ func createLocation(path string) error {
 	)
 }
 
+// liveKey is the key of bulkhead_meta that says which side is looked at. Its
+// value is a number: Kamailio asks for it at every request, and a comparison of
+// text would cost as much as the look-up.
+const liveKey = "b_live"
+
+func liveValue(s side) string {
+	if s == sideB {
+		return "1"
+	}
+	return "0"
+}
+
 // meta is what bulkhead_meta says, in the file or in Kamailio's memory.
 type meta struct {
 	live  side
@@ -103,11 +117,11 @@ type meta struct {
 // zero, as in a new file and as kamailio.cfg takes it.
 func parseMeta(get func(key string) (string, error)) (meta, error) {
 	m := meta{live: sideA, rev: map[side]bulkhead.RevisionNumber{}, count: map[side]int{}}
-	live, err := get("live")
+	live, err := get(liveKey)
 	if err != nil {
 		return m, err
 	}
-	if side(live) == sideB {
+	if live == liveValue(sideB) {
 		m.live = sideB
 	}
 	for _, s := range []side{sideA, sideB} {
@@ -198,7 +212,7 @@ func (f tableFile) update(ctx context.Context, s side, ops []op, rev bulkhead.Re
 		"count_" + string(s): strconv.Itoa(count),
 	}
 	if live {
-		values["live"] = string(s)
+		values[liveKey] = liveValue(s)
 	}
 	for k, v := range values {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO bulkhead_meta (key_name, key_value) VALUES (?, ?)

@@ -173,6 +173,16 @@ func TestWriteKeepsWhatIsThere(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(dir, ConfFile)); err != nil || !bytes.Equal(b, shippedConf) {
 		t.Errorf("kamailio.cfg is not the shipped one: %v", err)
 	}
+	// As a file of before says it.
+	if _, err := db.Exec(`UPDATE bulkhead_meta SET key_name = 'live', key_value = 'b' WHERE key_name = 'b_live'`); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := f.meta(t.Context()); err != nil || m.live != sideB {
+		t.Errorf("meta() of a file of before = %+v, %v", m, err)
+	}
 	next := []route.Row{{Key: "c", Value: "c"}, {Key: "d:b.example", Value: "x"}}
 	ops, err = f.diff(t.Context(), sideB, next)
 	want := []op{{Row: next[0]}, {Row: rows[0], delete: true}, {Row: next[1]}}
