@@ -251,7 +251,7 @@ func (w *sbcWorld) headers(t *testing.T) {
 	for _, answers := range [][]int{{180, 486}, {180, 200}} {
 		w.all(answers...)
 		_, res := w.call(t, sbcCase{source: "127.1.0.9", uri: "sip:1001@acme.example"})
-		if res.StatusCode != answers[1] || res.GetHeader("X-Bulkhead-Tenant") != nil || res.GetHeader("x-bulkhead-secret") != nil || res.GetHeader("X-Other") == nil {
+		if res.StatusCode != answers[1] || res.GetHeader("X-Bulkhead-Tenant") != nil || res.GetHeader("x-bulkhead-revision") != nil || res.GetHeader("X-Other") == nil {
 			t.Errorf("the caller got\n%s", res)
 		}
 	}
@@ -451,7 +451,7 @@ func (n *sbcNode) serve() {
 			}
 			res.AppendHeader(sip.NewHeader("Contact", "<sip:"+n.conn.LocalAddr().String()+">"))
 			res.AppendHeader(sip.NewHeader("X-Bulkhead-Tenant", "secret"))
-			res.AppendHeader(sip.NewHeader("x-bulkhead-secret", "secret"))
+			res.AppendHeader(sip.NewHeader("x-bulkhead-revision", "secret"))
 			res.AppendHeader(sip.NewHeader("X-Other", "stays"))
 			_, _ = n.conn.WriteTo([]byte(res.String()), src) // the test notices
 			if code > 100 && code < 200 {
