@@ -1,20 +1,25 @@
 package kamailio_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/bulkhead-voip/bulkhead"
+	"github.com/bulkhead-voip/bulkhead/dispatcher"
 	"github.com/bulkhead-voip/bulkhead/kamailio"
 	"github.com/bulkhead-voip/bulkhead/route"
 )
 
 // TestDistribution: the calls of a spread pool fit its nodes' weights, by a
-// chi-square test, for one node to 64. Then one of six is lost.
+// chi-square test, for one node to 64.
 func TestDistribution(t *testing.T) {
 	w := newWorld(t, kamailio.Params{PingInterval: time.Hour})
 	sizes := []int{1, 6, 64}
@@ -64,14 +69,89 @@ func TestDistribution(t *testing.T) {
 			t.Errorf("%d nodes: chi-square is %.1f, want at most %.1f; %d calls went elsewhere: %v", n, chi, limit, left, got)
 		}
 	}
-	w.nodes["many6-2"].set("")
-	w.shift(route.NodeStates{"many6-2": {Dead: true}})
-	const calls = 1500
-	for id, n := range place(1, calls) {
-		if id == "many6-2" || math.Abs(float64(n)-calls/5) > 0.2*calls/5 {
-			t.Errorf("one of six is lost: %s got %d of %d calls", id, n, calls)
+}
+
+// TestLossIsSpread kills one of six nodes. Whoever watches them finds out, and
+// its share of the calls then goes to each of the others alike.
+//
+// Kamailio deals the hundred places of a set out one after the other, so that
+// whole hundreds of calls show what each node has of them without any chance.
+func TestLossIsSpread(t *testing.T) {
+	w := newWorld(t, kamailio.Params{PingInterval: time.Hour})
+	c := bulkhead.Change{
+		Pools:   []bulkhead.Pool{{ID: "six", Cell: "c1", Profile: "six", Placement: bulkhead.Spread}},
+		Tenants: []bulkhead.Tenant{tenant("six", "six", "493060", "127.1.0.0/16")},
+	}
+	var ids []bulkhead.NodeID
+	for i := range 6 {
+		id := bulkhead.NodeID(fmt.Sprintf("six-%d", i))
+		ids = append(ids, id)
+		w.nodes[id] = newNode(t, "486 Busy Here")
+		c.Nodes = append(c.Nodes, bulkhead.Node{ID: id, Pool: "six", SIP: w.nodes[id].addr})
+	}
+	w.apply(c)
+	const calls = 600
+	count := func() map[bulkhead.NodeID]int {
+		got := map[bulkhead.NodeID]int{}
+		for range calls {
+			got[w.answeredBy("six.example")]++
+		}
+		return got
+	}
+	before := count()
+	// One that has 17 places of the hundred: three or four more for each of the
+	// others are within a fifth of 17/5. Of 16 they could not be.
+	lost := ids[0]
+	for _, id := range ids {
+		if before[id] > before[lost] {
+			lost = id
 		}
 	}
+	watch := w.watch()
+	if err := w.nodes[lost].conn.Close(); err != nil { // as the kernel does for a process that is killed
+		t.Fatal(err)
+	}
+	var states route.NodeStates
+	within(t, 60*time.Second, "the node that was killed is known to be dead, and no other one is unwell", func() bool {
+		states, _ = watch.Next()
+		return len(states) == 1 && states.Of(lost).Dead
+	})
+	w.shift(states)
+	after := count()
+	fifth := float64(before[lost]) / 5
+	for _, id := range ids {
+		if n := before[id]; math.Abs(float64(n)-calls/6) > calls/100 {
+			t.Errorf("all are well: %s got %d of %d calls", id, n, calls)
+		}
+		if more := float64(after[id] - before[id]); id != lost && math.Abs(more-fifth) > 0.2*fifth {
+			t.Errorf("%s is lost: %s got %.0f more calls, want %.1f: %v, before %v", lost, id, more, fifth, after, before)
+		}
+	}
+	if after[lost] > 0 {
+		t.Errorf("%s is lost, and was asked %d times", lost, after[lost])
+	}
+}
+
+// watch asks the world's nodes how they are until the test ends.
+func (w *world) watch() *dispatcher.Watch {
+	w.t.Helper()
+	live := &route.Live{}
+	live.Store(route.New(w.state))
+	watch, err := dispatcher.NewWatch(dispatcher.WatchConfig{SBC: "sbc1"}, live, dispatcher.UDPPinger{}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = watch.Run(ctx) // nil
+	}()
+	w.t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return watch
 }
 
 // setOf returns the set that a tenant's row names.
