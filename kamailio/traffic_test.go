@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -285,8 +286,10 @@ func TestRestartUnderTraffic(t *testing.T) {
 // TestTenantsApart lets two tenants of one pool try to reach each other.
 func TestTenantsApart(t *testing.T) {
 	w := newWorld(t, kamailio.Params{})
-	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16"), tenant("beta", "standard", "493020", "127.2.0.0/16")}})
-	phone := newSocket(t, "127.8.8.8", w.Addr)
+	phone, trunk := newSocket(t, "127.8.8.8", w.Addr), newSocket(t, "127.2.0.9", w.Addr)
+	beta := tenant("beta", "standard", "493020", "127.2.0.0/16")
+	beta.Trunks = []bulkhead.Trunk{{Name: "carrier", Host: "127.2.0.9", Port: netip.MustParseAddrPort(trunk.addr()).Port()}}
+	w.apply(bulkhead.Change{Tenants: []bulkhead.Tenant{tenant("acme", "standard", "493010", "127.1.0.0/16"), beta}})
 	want(t, "beta's phone registers", register(t, phone, "beta.example", "1001", "pw-1001", ""), 200)
 	spoofed := "X-Bulkhead-Tenant: beta\r\nX-Bulkhead-User: 1001\r\nX-Bulkhead-SBC: sbc1\r\nX-Bulkhead-Revision: 2\r\n"
 	for _, tt := range []struct {
@@ -302,6 +305,8 @@ func TestTenantsApart(t *testing.T) {
 		{"with the other's headers", "127.1.1.1", call{ruri: "sip:1001@acme.example", extra: spoofed}, 486, "acme"},
 		{"with a route through a node", "127.1.1.1", call{ruri: "sip:1001@beta.example", extra: "Route: <sip:" + w.nodes["n1"].addr + ";lr>\r\n"}, 403, ""},
 		{"to the phone itself", "127.1.1.1", call{ruri: "sip:me@" + phone.addr()}, 404, ""},
+		{"to the other's trunk", "127.1.1.1", call{ruri: "sip:4930@" + trunk.addr()}, 404, ""},
+		{"by a route to the other's trunk", "127.1.1.1", call{ruri: "sip:1001@acme.example", extra: "Route: <sip:" + w.Addr.String() + ";lr>, <sip:" + trunk.addr() + ";lr>\r\n"}, 486, "acme"},
 		{"with the other's headers from nowhere", "127.9.1.1", call{ruri: "sip:1001@beta.example", extra: spoofed}, 403, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -312,6 +317,41 @@ func TestTenantsApart(t *testing.T) {
 				t.Errorf("a node got\n%s", invite)
 			}
 		})
+	}
+	// Within a call that there is not: nobody who is no node may have the SBC
+	// pass anything on but to a node.
+	us, n1 := "<sip:"+w.Addr.String()+";lr>", w.nodes["n1"].addr
+	for _, victim := range []string{phone.addr(), trunk.addr()} {
+		for _, tt := range []struct{ name, ruri, route string }{
+			{"by the Request-URI", "sip:me@" + victim, us},
+			{"without a route", "sip:me@" + victim, ""},
+			{"by a second route", "sip:" + n1, us + ", <sip:" + victim + ";lr>"},
+			{"by a second header", "sip:" + n1, us + "\r\nRoute: <sip:" + victim + ";lr>"},
+			{"by a route that is not ours", "sip:" + n1, "<sip:" + victim + ";lr>"},
+			{"by a strict route", "sip:" + w.Addr.String(), "<sip:" + victim + ">"},
+		} {
+			for _, method := range []string{"INVITE", "BYE", "REFER", "ACK"} {
+				for _, source := range []string{"127.1.1.1", "127.9.1.1"} {
+					s := newSocket(t, source, w.Addr)
+					c := call{method: method, ruri: tt.ruri, to: "sip:1001@beta.example", from: "sip:1001@acme.example"}
+					if tt.route != "" {
+						c.extra = "Route: " + tt.route + "\r\n"
+					}
+					s.send(strings.Replace(s.request(&c), "To: <sip:1001@beta.example>", "To: <sip:1001@beta.example>;tag=b", 1))
+					if method != "ACK" { // which has no answer
+						want(t, method+" to "+victim+" "+tt.name+" from "+source, s.final(), 481)
+					}
+				}
+			}
+		}
+	}
+	for id, n := range w.nodes {
+		if len(n.other) > 0 {
+			t.Errorf("node %s got\n%s", id, <-n.other)
+		}
+	}
+	if m := trunk.receive(100 * time.Millisecond); m != "" {
+		t.Errorf("beta's trunk got\n%s", m)
 	}
 	if m := phone.receive(100 * time.Millisecond); m != "" {
 		t.Errorf("beta's phone got\n%s", m)
