@@ -77,7 +77,7 @@ func (c *Client) apply(ctx context.Context, t route.Tables) (way string, err err
 		return "", fmt.Errorf("the new table is empty, the old one has %d rows: an SBC that loses all of its tenants at once is a mistake: %w", onDisk.count[onDisk.live], bulkhead.Invalid)
 	}
 	inMemory, down := c.observe(ctx)
-	if errors.Is(down, errNotAttached) {
+	if errors.Is(down, errNotAttached) || errors.Is(down, errOldFiles) {
 		return "", down // the files are none that it reads
 	}
 	idle := inMemory.live.other()
@@ -134,6 +134,10 @@ func (c *Client) open() error {
 	return nil
 }
 
+// errOldFiles is for one that was started on files which say otherwise which
+// table counts: it would not see the switch to another one.
+var errOldFiles = errors.New("it runs an older bulkhead.cfg: write its files anew with `bulkhead config kamailio`, and restart it")
+
 // errNotAttached is for a Kamailio that answers and has no table of ours.
 var errNotAttached = errors.New("its kamailio.cfg does not include bulkhead.cfg: add the lines that `bulkhead config kamailio --attach` prints, and restart it")
 
@@ -158,7 +162,15 @@ func (c *Client) observe(ctx context.Context) (meta, error) {
 		c.since = up.Since
 		clear(c.clean)
 	}
-	return parseMeta(func(key string) (string, error) { return c.get(ctx, "bulkhead_meta", key) })
+	m, err := parseMeta(func(key string) (string, error) { return c.get(ctx, "bulkhead_meta", key) })
+	if err != nil {
+		return m, err
+	}
+	old, err := c.get(ctx, "bulkhead_meta", oldLiveKey)
+	if err == nil && old != "" {
+		err = errOldFiles
+	}
+	return m, err
 }
 
 // get returns the value of a key, empty if there is none.

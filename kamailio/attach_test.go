@@ -332,6 +332,15 @@ func attachedTenant(t *testing.T, w *world) {
 	if strings.Join(headers(invite, "X-Bulkhead-Tenant"), ",") != "acme" || header(invite, "X-Bulkhead-SBC") != "sbc1" || header(invite, "X-Bulkhead-User") != "" {
 		t.Errorf("node %q got\n%s", id, invite)
 	}
+	smuggler := newSocket(t, "127.1.2.3", w.Addr)
+	smuggled := call{ruri: "sip:1001@acme.example", callID: "attached-smuggled", extra: "Subject: a\rx-bulkhead-user: 1001\r\n"}
+	smuggler.send(smuggler.request(&smuggled))
+	if m := smuggler.receive(500 * time.Millisecond); m != "" {
+		t.Errorf("a header within another got\n%s\nwant no answer", m)
+	}
+	if id, invite := w.heardBy(smuggled.callID); id != "" {
+		t.Errorf("node %q got a header within another:\n%s", id, invite)
+	}
 	want(t, "its number from nowhere", w.ask("127.1.2.4", call{ruri: "sip:493099@acme.example"}), 486)
 	want(t, "its number from another network", w.ask("127.9.2.3", call{ruri: "sip:493010@" + w.Addr.String()}), 403)
 	// Failover, and an answered call.

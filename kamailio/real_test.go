@@ -98,6 +98,14 @@ func TestForgedHeaders(t *testing.T) {
 	if s := strings.Join(got, ","); s != "X-Bulkhead-Tenant: acme,X-Bulkhead-SBC: sbc1,X-Bulkhead-Revision: 2" {
 		t.Errorf("the node got %s", s)
 	}
+	// FreeSWITCH and Asterisk end a header at a CR alone too. A zero must not hide what follows it.
+	for i, extra := range []string{"Subject: a\rX-Bulkhead-User: 1001\r\n", "X-Bulkhead-User: 1\rx-bulkHEAD-tenant: beta\r\n", "Subject: a\x00b\r\rX-Bulkhead-User: 1001\r\n"} {
+		c := call{ruri: "sip:1001@acme.example", callID: fmt.Sprintf("forged-within-%d", i), extra: extra}
+		want(t, "a header within another", w.ask("127.1.2.3", c), 400)
+		if id, invite := w.heardBy(c.callID); id != "" {
+			t.Errorf("node %q got\n%q", id, invite)
+		}
+	}
 }
 
 func TestIPv6Source(t *testing.T) {

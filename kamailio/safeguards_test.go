@@ -41,6 +41,24 @@ func nodeHears(w *world, source string, c call, name, value string) string {
 	return ""
 }
 
+// strangerInDialog says what is wrong with the answer to a stranger's request to ruri
+// within a call that never was. Nobody is waited for long: no answer is 0.
+func strangerInDialog(w *world, method, ruri, extra string, code int) string {
+	s := newSocket(w.t, "127.9.1.7", w.Addr)
+	s.send(fmt.Sprintf("%s sip:1@%s SIP/2.0\r\nVia: SIP/2.0/UDP %s;branch=z9hG4bK%x\r\nMax-Forwards: 70\r\nRoute: <sip:%s;lr>\r\nFrom: <sip:1@acme.example>;tag=a\r\n"+
+		"To: <sip:2@acme.example>;tag=b\r\nCall-ID: safe-%016x\r\nCSeq: 2 %s\r\nContact: <sip:1@%s>\r\n%sContent-Length: 0\r\n\r\n",
+		method, ruri, s.addr(), serial(), w.Addr, serial(), method, s.addr(), extra))
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+		if got := status(s.receive(time.Until(end))); got >= 200 {
+			if got != code {
+				return fmt.Sprintf("got %d, want %d", got, code)
+			}
+			return ""
+		}
+	}
+	return "no answer"
+}
+
 var safeguards = []safeguard{
 	{"headers of ours are removed", `remove_hf("X-Bulkhead-User");`, "", func(w *world) string {
 		return nodeHears(w, "127.1.1.1", call{ruri: "sip:1@acme.example", extra: "X-Bulkhead-User: 1001\r\n"}, "X-Bulkhead-User", "")
@@ -79,28 +97,34 @@ var safeguards = []safeguard{
 		}
 		return ""
 	}},
-	{"a retransmission is not a call", "    t_newtran();\n#!endif", "#!endif", func(w *world) string {
-		s := newSocket(w.t, "127.3.9.9", w.Addr)
-		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(2 * time.Second))) // a second of which nothing is used
-		invite := s.request(&call{ruri: "sip:1@limited.example", callID: fmt.Sprintf("safe-%016x", serial())})
-		for range 5 {
-			s.send(invite)
-		}
-		for end := time.Now().Add(time.Second); time.Now().Before(end); {
-			if m := s.receive(time.Until(end)); status(m) == 480 {
-				return "a call of a tenant with a limit of one a second is refused because it was sent again"
-			}
+	{"a retransmission is not judged anew", "        # Retransmissions end here.\n        t_check_trans();", "", func(w *world) string {
+		s := newSocket(w.t, "127.1.9.9", w.Addr)
+		invite := s.request(&call{ruri: "sip:1@acme.example"})
+		s.send(invite)
+		first := status(s.final())
+		w.call("htable.delete", w.live(), "d:acme.example")
+		defer w.call("htable.sets", w.live(), "d:acme.example", "acme")
+		s.send(invite)
+		if again := status(s.final()); first != 486 || again != first {
+			return fmt.Sprintf("the answer was %d, and %d when the INVITE came again", first, again)
 		}
 		return ""
 	}},
-	{"an answer within a call goes to nobody's phone but by a node", "    if ($vn(bulkhead_row) == $null || !is_ip(\"$nh(d)\")) route(UNKNOWN_DIALOG);", "", func(w *world) string {
-		s, victim := newSocket(w.t, "127.9.1.7", w.Addr), newSocket(w.t, "127.9.1.8", w.Addr)
-		s.send(fmt.Sprintf("BYE sip:me@%s SIP/2.0\r\nVia: SIP/2.0/UDP %s;branch=z9hG4bK%x\r\nMax-Forwards: 70\r\nRoute: <sip:%s;lr>\r\nFrom: <sip:1@acme.example>;tag=a\r\n"+
-			"To: <sip:2@acme.example>;tag=b\r\nCall-ID: safe-%016x\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n", victim.addr(), s.addr(), serial(), w.Addr, serial()))
-		if got := status(s.receive(answerTimeout)); got != 481 {
-			return fmt.Sprintf("got %d, want 481", got)
-		}
-		return ""
+	{"no header within another", "        if (str_find(\"$msg(fpart)\", \"\\rX-\") || str_find(\"$msg(fpart)\", \"\\rx-\")) route(MALFORMED);", "", func(w *world) string {
+		return answered(w, "127.1.1.1", call{ruri: "sip:1@acme.example", extra: "Subject: a\rx-bulkhead-User: 1001\r\n"}, 400)
+	}},
+	{"no header within another, in a call", ` || str_find("$msg(fpart)", "\rX-") || str_find("$msg(fpart)", "\rx-")) route(MALFORMED);`, ") route(MALFORMED);", func(w *world) string {
+		return strangerInDialog(w, "INVITE", w.nodes["n1"].addr, "Subject: a\rTo: <sip:1@acme.example>\rX-Bulkhead-User: 1001\r\n", 400)
+	}},
+	{"no header within the Request-URI, in a call", ` || str_find("$ru", "?") || str_find("$msg(fpart)"`, ` || str_find("$msg(fpart)"`, func(w *world) string {
+		return strangerInDialog(w, "INVITE", w.nodes["n1"].addr+"?X-Bulkhead-User=1001", "", 400)
+	}},
+	{"no registration in a call", `    if (is_method("REGISTER|MESSAGE|SUBSCRIBE|PUBLISH")) route(NOT_ALLOWED);`, "", func(w *world) string {
+		return strangerInDialog(w, "REGISTER", w.nodes["n1"].addr, "", 405)
+	}},
+	{"what is in a call goes to an address only if a node sent it", "    if ($vn(bulkhead_row) == $null || !is_ip(\"$nh(d)\")) route(UNKNOWN_DIALOG);", "", func(w *world) string {
+		victim := newSocket(w.t, "127.9.1.8", w.Addr)
+		return strangerInDialog(w, "BYE", victim.addr(), "", 481)
 	}},
 	{"a node that says 503 is not the end", `t_on_failure("BULKHEAD_FAILURE");`, "", func(w *world) string {
 		w.nodes["n1"].set("503 Full")

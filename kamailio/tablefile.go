@@ -66,10 +66,11 @@ func createTables(path string) error {
 		`CREATE TABLE IF NOT EXISTS bulkhead_a`+columns,
 		`CREATE TABLE IF NOT EXISTS bulkhead_b`+columns,
 		`CREATE TABLE IF NOT EXISTS bulkhead_meta`+columns,
-		// Files of before said a or b here: a Kamailio that starts on one must not take the other table.
-		`INSERT OR IGNORE INTO bulkhead_meta (key_name, key_value) SELECT 'b_live', key_value = 'b' FROM bulkhead_meta WHERE key_name = 'live'`,
+		// A Kamailio that starts on a file of before must not take the other table.
+		`INSERT OR REPLACE INTO bulkhead_meta (key_name, key_value) SELECT '`+liveKey+`', key_value = 'b' FROM bulkhead_meta WHERE key_name = '`+oldLiveKey+`'`,
+		`DELETE FROM bulkhead_meta WHERE key_name = '`+oldLiveKey+`'`,
 		`INSERT OR IGNORE INTO bulkhead_meta (key_name, key_value) VALUES
-			('b_live', '0'), ('rev_a', '0'), ('count_a', '0'), ('rev_b', '0'), ('count_b', '0')`,
+			('`+liveKey+`', '0'), ('rev_a', '0'), ('count_a', '0'), ('rev_b', '0'), ('count_b', '0')`,
 	)
 }
 
@@ -96,8 +97,11 @@ func createLocation(path string) error {
 
 // liveKey is the key of bulkhead_meta that says which side is looked at. Its
 // value is a number: Kamailio asks for it at every request, and a comparison of
-// text would cost as much as the look-up.
-const liveKey = "b_live"
+// text would cost as much as the look-up. oldLiveKey was text, a or b.
+const (
+	liveKey    = "b_live"
+	oldLiveKey = "live"
+)
 
 func liveValue(s side) string {
 	if s == sideB {

@@ -39,7 +39,8 @@ func sbcSource(i int) netip.Addr {
 }
 
 // sbcTables are those of an SBC with n tenants whose only node is at target.
-func sbcTables(n int, target string) (route.Tables, error) {
+// Each has the same header rules.
+func sbcTables(n int, target string, rules ...bulkhead.HeaderRule) (route.Tables, error) {
 	c := bulkhead.Change{
 		Cells: []bulkhead.Cell{{ID: "c1", MaxTenants: 200000}},
 		SBCs:  []bulkhead.SBC{{ID: "sbc1", Cell: "c1", SIP: benchSBC}},
@@ -47,7 +48,9 @@ func sbcTables(n int, target string) (route.Tables, error) {
 		Nodes: []bulkhead.Node{{ID: "fs1", Pool: "std", SIP: target}},
 	}
 	for i := range n {
-		c.Tenants = append(c.Tenants, sbcTenant(i))
+		t := sbcTenant(i)
+		t.Headers = rules
+		c.Tenants = append(c.Tenants, t)
 	}
 	return route.MakeTables(route.New(bulkhead.State{}.Apply(&c)), "sbc1")
 }
