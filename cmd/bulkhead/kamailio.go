@@ -16,12 +16,13 @@ const kamailioFolder = "/etc/bulkhead/kamailio"
 type configKamailioCmd struct {
 	stateFlags `embed:""`
 
-	SBC    string `help:"The SBC." required:"" placeholder:"ID"`
-	Out    string `short:"o" help:"Folder to write into; existing tables and registrations stay. Default: print, for /etc/bulkhead/kamailio." type:"path" placeholder:"DIR"`
-	Events string `help:"Where the event bridge takes this SBC's events; empty: nothing is reported." default:"127.0.0.1:8090" placeholder:"HOST:PORT"`
-	Route  string `help:"Where configsvc answers for tenants that the tables do not know yet; empty: it is not asked." placeholder:"HOST:PORT"`
-	Attach bool   `help:"For a Kamailio that is there already: bulkhead.cfg, and the lines to add to its kamailio.cfg."`
-	RPC    string `help:"With --attach: the datagram socket of that Kamailio's jsonrpcs module, if it has one." name:"rpc" placeholder:"PATH"`
+	SBC     string `help:"The SBC." required:"" placeholder:"ID"`
+	Out     string `short:"o" help:"Folder to write into; existing tables and registrations stay. Default: print, for /etc/bulkhead/kamailio." type:"path" placeholder:"DIR"`
+	Events  string `help:"Where the event bridge takes this SBC's events; empty: nothing is reported." default:"127.0.0.1:8090" placeholder:"HOST:PORT"`
+	Route   string `help:"Where configsvc answers for tenants that the tables do not know yet; empty: it is not asked." placeholder:"HOST:PORT"`
+	Listen6 string `help:"IPv6 address and port at which it takes SIP too, for callers." name:"listen6" placeholder:"[IP]:PORT"`
+	Attach  bool   `help:"For a Kamailio that is there already: bulkhead.cfg, and the lines to add to its kamailio.cfg."`
+	RPC     string `help:"With --attach: the datagram socket of that Kamailio's jsonrpcs module, if it has one." name:"rpc" placeholder:"PATH"`
 }
 
 func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
@@ -70,7 +71,7 @@ func (c *configKamailioCmd) params(head bulkhead.State) (kamailio.Params, error)
 	if sbc == nil {
 		return kamailio.Params{}, fmt.Errorf("the registry has no SBC %q: %w", c.SBC, bulkhead.NotFound)
 	}
-	p := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Events: c.Events, Route: c.Route, Attach: c.Attach, RPC: c.RPC}
+	p := kamailio.Params{SBC: sbc.ID, Listen: sbc.SIP, Listen6: c.Listen6, Events: c.Events, Route: c.Route, Attach: c.Attach, RPC: c.RPC}
 	if c.Attach {
 		p.Events = "" // the events are the shipped kamailio.cfg's own
 	}
