@@ -115,6 +115,9 @@ func (tr *traffic) lastNode(tenant int) (addr string) {
 	return addr
 }
 
+// movedWithin is five times what is wanted of an idle machine.
+const movedWithin = 10 * time.Second
+
 // TestOverloadAndLossOfNodes: a node's CPU is burnt for real, in a control
 // group of its own; then its neighbour is killed, and a node of the other pool
 // stopped. New calls go elsewhere, running ones on the busy node go on, and
@@ -156,6 +159,17 @@ func TestOverloadAndLossOfNodes(t *testing.T) {
 	}
 	tr := c.newTraffic(2, 300*time.Millisecond)
 	tr.start(10)
+	// They look every few seconds which group they are in. Until then they tell
+	// how busy this machine is.
+	for id := range groups {
+		eventually(t, 40*time.Second, id+" tells the load of its group, and takes calls", func() string {
+			n, err := c.offered(id)
+			if err != nil || n.Load == nil || !n.Load.Group || n.Weight == 0 {
+				return fmt.Sprintf("%+v %v", n, err)
+			}
+			return ""
+		})
+	}
 	eventually(t, 20*time.Second, "calls on both nodes", func() string {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
@@ -169,24 +183,39 @@ func TestOverloadAndLossOfNodes(t *testing.T) {
 		return ""
 	})
 
+	before := make([]siptest.Stats, len(running))
+	for i, call := range running {
+		before[i] = call.Stats()
+	}
 	stop := burn(t, groups["fs3"])
 	burnt := time.Now()
-	eventually(t, 30*time.Second, "the overloaded node is offered nothing", func() string {
+	eventually(t, movedWithin, "the overloaded node is offered nothing", func() string {
 		n, err := c.offered("fs3")
 		if err != nil || n.Weight > 0 {
 			return fmt.Sprintf("%+v %v", n, err)
 		}
 		return ""
 	})
-	t.Logf("the last new call came %s after the spike", tr.avoided(1, busy, 10).Sub(burnt).Round(time.Millisecond))
+	moved := tr.avoided(1, busy, 10).Sub(burnt)
+	t.Logf("the last new call came %s after the spike", moved.Round(time.Millisecond))
+	if moved > movedWithin {
+		t.Errorf("the last new call to the overloaded node came %s after the spike, want at most %s", moved.Round(time.Millisecond), movedWithin)
+	}
 	for i, call := range running {
-		before := call.Stats().Received
-		eventually(t, 20*time.Second, fmt.Sprintf("RTP of running call %d", i), func() string {
-			if got := call.Stats().Received - before; got < 25 {
-				return fmt.Sprintf("%d packets", got)
+		// What this process could send in the time is what it could have got.
+		var sent, got int64
+		eventually(t, 20*time.Second, fmt.Sprintf("three seconds of running call %d", i), func() string {
+			s := call.Stats()
+			sent, got = s.Sent-before[i].Sent, s.Received-before[i].Received
+			if sent < 150 {
+				return fmt.Sprintf("%d packets sent", sent)
 			}
 			return ""
 		})
+		if got < sent*3/4 {
+			t.Errorf("running call %d got %d RTP packets while it sent %d, want three quarters at least", i, got, sent)
+		}
+		t.Logf("running call %d got %d RTP packets while it sent %d", i, got, sent)
 		select {
 		case <-call.Done():
 			t.Errorf("running call %d has ended", i)
