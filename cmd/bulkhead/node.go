@@ -126,13 +126,18 @@ func waitIdle(ctx context.Context, out io.Writer, data dataDir, n *bulkhead.Node
 		ctx, cancel = context.WithTimeout(ctx, deadline)
 		defer cancel()
 	}
+	// A connection may notice the end of its time before ctx does.
+	over := func() bool {
+		end, bounded := ctx.Deadline()
+		return ctx.Err() != nil || bounded && !time.Now().Before(end)
+	}
 	tick := time.NewTicker(idleEvery)
 	defer tick.Stop()
 	last, idle := -1, time.Time{}
 	for {
 		load, err := counter.Count(ctx)
 		switch {
-		case err != nil && ctx.Err() == nil:
+		case err != nil && !over():
 			return fmt.Errorf("count the sessions of node %q: %w", n.ID, err)
 		case err == nil && load.Sessions > 0:
 			idle = time.Time{}
