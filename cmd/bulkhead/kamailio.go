@@ -38,7 +38,10 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	memory := kamailio.Memory(len(tables.Rows))
+	memory, err := memoryFor(c.SBC, len(tables.Rows))
+	if err != nil {
+		return err
+	}
 	dir := c.Out
 	if dir == "" {
 		dir = kamailioFolder
@@ -64,6 +67,15 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 	}
 	fmt.Fprintf(a.out, "# Feed it:\n#   bulkhead dispatcher --sbc %s --kamailio %s%s%s\n", c.SBC, dir, breaker, c.central())
 	return nil
+}
+
+// memoryFor returns the memory that a Kamailio with tables of so many rows
+// needs, and refuses here what its dispatcher would refuse later.
+func memoryFor(sbc string, rows int) (kamailio.Options, error) {
+	if rows > kamailio.MaxRows {
+		return kamailio.Options{}, fmt.Errorf("the table of SBC %q has %d rows, an SBC takes %d at most: put some of the cell's tenants into another cell: %w", sbc, rows, kamailio.MaxRows, bulkhead.Invalid)
+	}
+	return kamailio.Memory(rows), nil
 }
 
 func (c *configKamailioCmd) params(head bulkhead.State) (kamailio.Params, error) {

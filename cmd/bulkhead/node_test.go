@@ -80,15 +80,20 @@ func (r *toolRun) goesOn(t *testing.T, call *siptest.Call) {
 	}
 }
 
-// ends wants the command to end well.
-func (r *toolRun) ends(t *testing.T) {
+// wait waits for the command's end.
+func (r *toolRun) wait(t *testing.T) {
 	t.Helper()
 	select {
 	case <-r.done:
 	case <-time.After(time.Minute):
 		t.Fatalf("it does not end: %s%s", &r.out, &r.errs)
 	}
-	if r.code != exitOK {
+}
+
+// ends wants the command to end well.
+func (r *toolRun) ends(t *testing.T) {
+	t.Helper()
+	if r.wait(t); r.code != exitOK {
 		t.Errorf("exit code %d: %s%s", r.code, &r.out, &r.errs)
 	}
 }
@@ -190,9 +195,9 @@ func TestDrainWaitsForItsCalls(t *testing.T) {
 	t.Parallel() // it waits most of its time
 	data := poolOfNodes(t)
 	call := callOn(t, data, "fs1")
-	out, err := runTool(t, "node", "drain", "fs1", "--wait", "--deadline", "1s", "--data", data)
-	if err == nil || !strings.Contains(err.Error(), "still has 1 sessions after 1s; it stays drained") {
-		t.Errorf("past its deadline it says %q, %v", out, err)
+	late := startTool(t, "node", "drain", "fs1", "--wait", "--deadline", "1s", "--data", data)
+	if late.wait(t); late.code == exitOK || !strings.Contains(late.errs.String(), "still has 1 sessions after 1s; it stays drained") {
+		t.Errorf("past its deadline it says %s%s", &late.out, &late.errs)
 	}
 	waiting := startTool(t, "node", "drain", "fs1", "--wait", "--data", data)
 	waiting.goesOn(t, call)
@@ -213,9 +218,10 @@ func TestPoolUpgrade(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")
 	upgrade := []string{"pool", "upgrade", "p", "--data", data, "--hook", "echo $NODE >> " + done}
 	call := callOn(t, data, "fs1")
-	out, err := runTool(t, append(upgrade, "--deadline", "1s")...)
-	if err == nil || !strings.Contains(err.Error(), `stops at node "fs1"`) || !strings.Contains(err.Error(), "still has 1 sessions after 1s") {
-		t.Errorf("past its deadline an upgrade says %q, %v", out, err)
+	late := startTool(t, append(upgrade, "--deadline", "1s")...)
+	late.wait(t)
+	if said := late.errs.String(); late.code == exitOK || !strings.Contains(said, `stops at node "fs1"`) || !strings.Contains(said, "still has 1 sessions after 1s") {
+		t.Errorf("past its deadline an upgrade says %s%s", &late.out, said)
 	}
 	if state, _ := runTool(t, "export", "--data", data); strings.Count(state, "drain: true") != 1 {
 		t.Errorf("after the deadline the registry says %s", state)
@@ -238,7 +244,7 @@ func TestPoolUpgrade(t *testing.T) {
 	if state, _ := runTool(t, "export", "--data", data); strings.Contains(state, "drain:") {
 		t.Errorf("after the upgrade the registry says %s", state)
 	}
-	out, err = runTool(t, "pool", "upgrade", "p", "--data", data, "--hook", "exit 3")
+	out, err := runTool(t, "pool", "upgrade", "p", "--data", data, "--hook", "exit 3")
 	if err == nil || !strings.Contains(err.Error(), `stops at node "fs1"`) {
 		t.Errorf("an upgrade that fails says %q, %v", out, err)
 	}
