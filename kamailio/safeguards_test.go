@@ -59,6 +59,79 @@ func strangerInDialog(w *world, method, ruri, extra string, code int) string {
 	return "no answer"
 }
 
+// inCall makes a request within a call, as it goes to a node.
+func inCall(w *world, s *socket, method string) string {
+	m := s.request(&call{method: method, ruri: "sip:" + w.nodes["n1"].addr, to: "sip:1@acme.example", extra: "Route: <sip:" + w.Addr.String() + ";lr>\r\n"})
+	return strings.Replace(m, "To: <sip:1@acme.example>", "To: <sip:1@acme.example>;tag=b", 1)
+}
+
+// lastHop says what is wrong with the answer to a request that may go no further.
+func lastHop(s *socket, m string) string {
+	s.send(strings.Replace(m, "Max-Forwards: 70", "Max-Forwards: 0", 1))
+	if got := status(s.final()); got != 483 {
+		return fmt.Sprintf("got %d, want 483", got)
+	}
+	return ""
+}
+
+// behindNAT sends a request whose Via has a port that is not its source's, and
+// does not ask for the answer to come to this one. It says what is wrong with
+// where that goes.
+func behindNAT(s *socket, m string, code int) string {
+	inner := newSocket(s.t, "127.1.1.1", s.sbc)
+	s.send(strings.Replace(strings.Replace(m, ";rport", "", 1), "UDP "+s.addr(), "UDP "+inner.addr(), 1))
+	for end := time.Now().Add(answerTimeout); time.Now().Before(end); {
+		if got := status(s.receive(50 * time.Millisecond)); got == code {
+			return ""
+		}
+		if got := status(inner.receive(time.Millisecond)); got > 0 {
+			return fmt.Sprintf("%d went to the port in Via", got)
+		}
+	}
+	return "there was no answer"
+}
+
+// contactHears registers a contact of a user of beta, which n must not hear
+// about when a node calls the user.
+func contactHears(w *world, user, contact string, n *node) string {
+	s := newSocket(w.t, "127.8.8.8", w.Addr)
+	own := "<sip:me@" + s.addr() + ">"
+	r := call{method: "REGISTER", ruri: "sip:beta.example", from: "sip:" + user + "@beta.example", to: "sip:" + user + "@beta.example"}
+	s.send(strings.Replace(s.request(&r), own, "<"+contact+">", 1))
+	r.extra = "Authorization: " + digest(header(s.final(), "WWW-Authenticate"), user, "pw-"+user, "REGISTER", r.ruri) + "\r\n"
+	s.send(strings.Replace(s.request(&r), own, "<"+contact+">", 1))
+	want(w.t, "register", s.final(), 200)
+	c := call{ruri: "sip:" + user + "@beta.example", callID: fmt.Sprintf("safe-%016x", serial())}
+	from, _ := w.fromNode("n1", c)
+	answer := ""
+	for status(answer) < 200 || header(answer, "Call-ID") != c.callID {
+		answer = wait(w.t, "answer", from.other)
+	}
+	if n.call(c.callID) != "" || status(answer) != 480 {
+		return fmt.Sprintf("the answer is %d, and at %s came\n%s", status(answer), contact, n.call(c.callID))
+	}
+	return ""
+}
+
+// byProxy has a node end a call that came by way of a proxy of the caller's,
+// and says what is wrong with where the BYE goes.
+func byProxy(w *world, between string) string {
+	caller, proxy, n := newSocket(w.t, "127.1.1.1", w.Addr), newSocket(w.t, "127.1.1.2", w.Addr), w.nodes["n1"]
+	n.sbc = w.Addr
+	m := n.request(&call{method: "BYE", ruri: "sip:me@" + caller.addr(), to: "sip:1@acme.example", extra: "Route: <sip:" + w.Addr.String() + ";lr>" + between + "<sip:" + proxy.addr() + ";lr>\r\n"})
+	n.send(strings.Replace(m, "To: <sip:1@acme.example>", "To: <sip:1@acme.example>;tag=b", 1))
+	for end := time.Now().Add(answerTimeout); time.Now().Before(end); {
+		if m := proxy.receive(50 * time.Millisecond); m != "" {
+			proxy.send(reply(m, "200 OK", proxy.addr()))
+			return ""
+		}
+		if m := caller.receive(time.Millisecond); m != "" {
+			return "it did not go by way of the proxy:\n" + m
+		}
+	}
+	return "it went nowhere"
+}
+
 var safeguards = []safeguard{
 	{"headers of ours are removed", `remove_hf("X-Bulkhead-User");`, "", func(w *world) string {
 		return nodeHears(w, "127.1.1.1", call{ruri: "sip:1@acme.example", extra: "X-Bulkhead-User: 1001\r\n"}, "X-Bulkhead-User", "")
@@ -135,6 +208,84 @@ var safeguards = []safeguard{
 	}},
 	{"what a phone calls itself is no tenant", `if ($vn(bulkhead_row) == $null || $vn(bulkhead_row) == "*") route(UNKNOWN_DOMAIN);`, "", func(w *world) string {
 		return answered(w, "127.9.1.1", call{method: "REGISTER", ruri: "sip:nobody.example", from: "sip:1@nobody.example", to: "sip:1@nobody.example"}, 404)
+	}},
+	{"a call that goes round and round ends", "    if (!mf_process_maxfwd_header(\"70\")) route(LOOPED);\n    # Everybody", "    # Everybody", func(w *world) string {
+		s := newSocket(w.t, "127.1.1.1", w.Addr)
+		return lastHop(s, s.request(&call{ruri: "sip:1@acme.example"}))
+	}},
+	{"what is within a call and goes round ends", "    if (!mf_process_maxfwd_header(\"70\")) route(LOOPED);\n#!ifdef BULKHEAD_OWN_ROUTE", "#!ifdef BULKHEAD_OWN_ROUTE", func(w *world) string {
+		s := newSocket(w.t, "127.1.1.1", w.Addr)
+		return lastHop(s, inCall(w, s, "BYE"))
+	}},
+	{"a caller is answered where he sent from", "    force_rport();\n    # The way is our decision", "    # The way is our decision", func(w *world) string {
+		s := newSocket(w.t, "127.1.1.1", w.Addr)
+		return behindNAT(s, s.request(&call{ruri: "sip:1@acme.example"}), 486)
+	}},
+	{"within a call he is too", "        force_rport();\n        t_set_fr(0, 16000);", "        t_set_fr(0, 16000);", func(w *world) string {
+		s := newSocket(w.t, "127.1.1.1", w.Addr)
+		return behindNAT(s, inCall(w, s, "BYE"), 200)
+	}},
+	{"and when there is no such call", "    force_rport();\n    $var(stat) = \"refused_dialog\"", "    $var(stat) = \"refused_dialog\"", func(w *world) string {
+		s := newSocket(w.t, "127.1.1.1", w.Addr)
+		return behindNAT(s, strings.Replace(inCall(w, s, "BYE"), "BYE sip:"+w.nodes["n1"].addr, "BYE sip:1@192.0.2.1", 1), 481)
+	}},
+	// Kamailio itself asks nobody else then.
+	{"a call that was cancelled did not fail", " || t_is_canceled()", "", func(w *world) string {
+		for _, n := range w.nodes {
+			n.set("100 Trying")
+			defer n.set("486 Busy Here")
+		}
+		before, err := w.Client.Counters(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		s := newSocket(w.t, "127.1.1.1", w.Addr)
+		c := call{ruri: "sip:1@acme.example", callID: fmt.Sprintf("safe-%016x", serial())}
+		invite := s.request(&c)
+		s.send(invite)
+		var first bulkhead.NodeID
+		eventually(w.t, "a node hears the call", func() bool {
+			first, _ = w.heardBy(c.callID)
+			return first != ""
+		})
+		s.send(strings.Replace(strings.Replace(invite, "INVITE ", "CANCEL ", 1), "1 INVITE", "1 CANCEL", 1))
+		n := w.nodes[first]
+		for m := ""; !strings.HasPrefix(m, "CANCEL "); {
+			m = wait(w.t, "CANCEL", n.other)
+		}
+		if _, err := n.conn.WriteToUDPAddrPort([]byte(reply(n.call(c.callID), "503 Full", n.addr)), w.Addr); err != nil { // it crosses the CANCEL
+			w.t.Fatal(err)
+		}
+		for header(s.final(), "CSeq") != "1 INVITE" {
+		}
+		for id, o := range w.nodes {
+			if id != first && o.call(c.callID) != "" {
+				return fmt.Sprintf("%s was asked after %s", id, first)
+			}
+		}
+		after, err := w.Client.Counters(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, name := range []string{"failovers", "refused_no_node"} {
+			if after[name] != before[name] {
+				return fmt.Sprintf("%s is %v, and was %v", name, after[name], before[name])
+			}
+		}
+		return ""
+	}},
+	{"a contact is no node's address", `$vn(bulkhead_row) != $null || !is_ip("$nh(d)")) drop;`, `!is_ip("$nh(d)")) drop;`, func(w *world) string {
+		return contactHears(w, "1001", "sip:1001@"+w.nodes["n3"].addr, w.nodes["n3"])
+	}},
+	{"a contact is an address", `$vn(bulkhead_row) != $null || !is_ip("$nh(d)")) drop;`, `$vn(bulkhead_row) != $null) drop;`, func(w *world) string {
+		n := newNode(w.t, "486 Busy Here")
+		return contactHears(w, "1002", "sip:1002@localhost:"+strings.TrimPrefix(n.addr, "127.0.0.1:"), n)
+	}},
+	{"a caller's own proxy stays on the way", "    } else {\n        route(LOOSE_ROUTE);\n    }\n", "    }\n", func(w *world) string {
+		return byProxy(w, ", ")
+	}},
+	{"also if it has a Route header of its own", "$(hdr(Route)[*])", "$hdr(Route)", func(w *world) string {
+		return byProxy(w, "\r\nRoute: ")
 	}},
 }
 
