@@ -78,6 +78,7 @@ type weighed struct {
 	heats   []heat    // the newest observations, at most window
 	cool    time.Duration
 	changed time.Time // when it was last lowered
+	shut    time.Time // when it was last closed
 	last    int       // sessions at the observation before
 	seen    time.Time
 }
@@ -146,7 +147,7 @@ func (w *weighed) observe(now time.Time, n *bulkhead.Node, o Observation) {
 		w.dead, w.share = false, 0
 		w.reason = "answers OPTIONS again"
 	}
-	w.limit(n, o)
+	w.limit(now, n, o)
 	least, most := w.heats[0], w.heats[0]
 	for _, x := range w.heats {
 		if x.of < least.of {
@@ -187,8 +188,9 @@ func (w *weighed) lowered(now time.Time) {
 func floor(share float64) int { return int(share) / shareStep * shareStep }
 
 // limit keeps a node below nine tenths of its limit of sessions. What came
-// since the observation before may come again until the next one.
-func (w *weighed) limit(n *bulkhead.Node, o Observation) {
+// since the observation before may come again until the next one. It is closed
+// at once, and for a while: a small node's few sessions come and go.
+func (w *weighed) limit(now time.Time, n *bulkhead.Node, o Observation) {
 	used, have, limit := sessions(n, o)
 	if limit == 0 {
 		w.closed = false
@@ -198,9 +200,9 @@ func (w *weighed) limit(n *bulkhead.Node, o Observation) {
 	w.last = have
 	switch ahead := used + float64(growth)/float64(limit); {
 	case !w.closed && ahead >= closeAt:
-		w.closed = true
+		w.closed, w.shut = true, now
 		w.reason = fmt.Sprintf("%d of %d sessions", have, limit)
-	case w.closed && used < reopenAt:
+	case w.closed && used < reopenAt && now.Sub(w.shut) >= riseEvery:
 		w.closed = false
 		w.reason = fmt.Sprintf("%d of %d sessions", have, limit)
 	}

@@ -185,6 +185,23 @@ func TestSessionLimit(t *testing.T) {
 	}
 }
 
+// The few sessions of a small node come and go: it is not closed and opened
+// with each of them.
+func TestSmallSessionLimitDoesNotFlap(t *testing.T) {
+	s := newScene("n1", "n2")
+	s.set("n1", func(o *Observation) { o.Load.PBX = &bulkhead.PBXLoad{MaxSessions: 8} })
+	s.pass(10 * time.Second)
+	for range 60 {
+		for _, sessions := range []int{8, 6, 8, 6} {
+			s.set("n1", func(o *Observation) { o.Load.PBX.Sessions = sessions })
+			s.pass(pollEvery)
+		}
+	}
+	if n := len(s.made); n > 30 || n < 2 {
+		t.Errorf("%d changes in a minute, want at most 30: %v", n, s.made)
+	}
+}
+
 // Whatever happens to the nodes, in simulated time: a set of a pool with a
 // living node has one that takes calls, what is drained takes none, there are
 // few changes a minute, and a node that has been well for long has all of its
