@@ -41,6 +41,7 @@ var errBroken = errors.New("broken on purpose")
 // fakeProxy is an SBC whose calls take a time and go wrong as told.
 type fakeProxy struct {
 	takes time.Duration
+	took  func(route.Tables) // what it holds from now on; nil: nobody asks
 
 	mu       sync.Mutex
 	holds    route.Tables
@@ -102,12 +103,19 @@ func (f *fakeProxy) Apply(ctx context.Context, t route.Tables) error {
 		f.holds.Rows = slices.Clone(t.Rows[:len(t.Rows)/2])
 		f.holds.Revision = t.Revision
 		return errBroken
-	case lost:
-		f.holds = t
-		return errBroken
 	}
 	f.holds = t
+	f.tell()
+	if now == lost {
+		return errBroken
+	}
 	return nil
+}
+
+func (f *fakeProxy) tell() {
+	if f.took != nil {
+		f.took(f.holds)
+	}
 }
 
 func (f *fakeProxy) ApplySets(ctx context.Context, t route.Tables) error {
@@ -123,11 +131,12 @@ func (f *fakeProxy) ApplySets(ctx context.Context, t route.Tables) error {
 		return nil
 	case half:
 		return errBroken
-	case lost:
-		f.holds.Sets = t.Sets
-		return errBroken
 	}
 	f.holds.Sets = t.Sets
+	f.tell()
+	if now == lost {
+		return errBroken
+	}
 	return nil
 }
 
@@ -205,10 +214,11 @@ func testConfig() dispatcher.Config {
 
 // bear builds a world; Run begins with it. The caller must stop it.
 func bear(cfg dispatcher.Config) (*world, error) {
-	w := &world{
-		live: &route.Live{}, proxy: &fakeProxy{takes: 10 * time.Millisecond},
-		reg: prometheus.NewRegistry(), log: &strings.Builder{},
-	}
+	return bearOf(cfg, &route.Live{}, &fakeProxy{takes: 10 * time.Millisecond})
+}
+
+func bearOf(cfg dispatcher.Config, live *route.Live, proxy *fakeProxy) (*world, error) {
+	w := &world{live: live, proxy: proxy, reg: prometheus.NewRegistry(), log: &strings.Builder{}}
 	var err error
 	w.Controller, err = dispatcher.New(cfg, w.live, w.proxy, slog.New(slog.NewTextHandler(w.log, nil)), w.reg)
 	if err != nil {
