@@ -13,6 +13,7 @@ import (
 
 	"github.com/bulkhead-voip/bulkhead/cdr"
 	"github.com/bulkhead-voip/bulkhead/cdrpipe"
+	"github.com/bulkhead-voip/bulkhead/kamailio/kamailiotest"
 )
 
 // TestKillControlPlane ends the dispatcher, the event bridge and cdrpipe with
@@ -65,23 +66,28 @@ func TestKillControlPlane(t *testing.T) {
 func (c *testCell) drain(node string) {
 	c.t.Helper()
 	tool(c.t, "node", "drain", node, "--data", c.data)
-	form := regexp.MustCompile(`"URI":\s*"sip:` + regexp.QuoteMeta(c.nodes[node].sip) + `[^"]*",\s*"FLAGS":\s*"(\w+)"`)
-	eventually(c.t, 30*time.Second, "no calls for "+node, func() string {
-		list, err := c.kamailio.Client.Call(c.t.Context(), "dispatcher.list", "short")
-		if err != nil {
-			return err.Error()
+	eventually(c.t, 30*time.Second, "no calls for "+node, func() string { return flagged(c.t, c.kamailio, c.nodes[node].sip, 'D') })
+}
+
+// flagged returns "" if a node is in Kamailio's sets, and in each with that
+// flag: A is active, I inactive, D disabled.
+func flagged(t *testing.T, d *kamailiotest.Daemon, sip string, flag byte) string {
+	t.Helper()
+	list, err := d.Client.Call(t.Context(), "dispatcher.list", "short")
+	if err != nil {
+		return err.Error()
+	}
+	form := regexp.MustCompile(`"URI":\s*"sip:` + regexp.QuoteMeta(sip) + `[^"]*",\s*"FLAGS":\s*"(\w+)"`)
+	found := form.FindAllSubmatch(list, -1)
+	for _, f := range found {
+		if f[1][0] != flag {
+			return string(f[0])
 		}
-		found := form.FindAllSubmatch(list, -1)
-		for _, f := range found {
-			if f[1][0] != 'D' {
-				return string(f[0])
-			}
-		}
-		if len(found) == 0 {
-			return "it is not in the list: " + string(list)
-		}
-		return ""
-	})
+	}
+	if len(found) == 0 {
+		return "it is not in the list: " + string(list)
+	}
+	return ""
 }
 
 // secondDispatcher wants one beside a Kamailio that has one to end at once, and

@@ -17,11 +17,16 @@ import (
 
 // offered returns what the dispatcher offers a node, and why.
 func (c *testCell) offered(node string) (dispatcher.NodeStatus, error) {
-	token, err := dataDir(c.data).secret(adminToken)
+	return offeredBy(c.t, c.data, c.admin["dispatcher"], node)
+}
+
+// offeredBy is offered of the dispatcher with a data folder and an admin address.
+func offeredBy(t *testing.T, data, admin, node string) (dispatcher.NodeStatus, error) {
+	token, err := dataDir(data).secret(adminToken)
 	if err != nil {
 		return dispatcher.NodeStatus{}, err
 	}
-	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, "http://"+c.admin["dispatcher"]+"/v1/dispatcher/nodes", http.NoBody)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+admin+"/v1/dispatcher/nodes", http.NoBody)
 	if err != nil {
 		return dispatcher.NodeStatus{}, err
 	}
