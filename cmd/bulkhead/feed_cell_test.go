@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type feedCell struct {
 	feed   string   // ip:port
 	agents map[string]*proc
 	all    map[string]string // admin address of each follower of the feed
+	far    sync.Map          // by Call-ID: the *siptest.Call of a node that is no switch
 }
 
 // startFeedCell starts one. A node that is no switch asks nobody and answers
@@ -81,7 +83,7 @@ func startFeedCell(t *testing.T, switches bool) *feedCell {
 	}
 	for id, n := range c.nodes {
 		if !switches {
-			answerAll(t, n.sip)
+			c.answerAll(n.sip)
 			continue
 		}
 		xml, flags := local(), follow("agent-"+id, "node", id)
@@ -102,15 +104,16 @@ func startFeedCell(t *testing.T, switches bool) *feedCell {
 }
 
 // answerAll answers every call at an address.
-func answerAll(t *testing.T, addr string) {
-	t.Helper()
+func (c *feedCell) answerAll(addr string) {
+	c.t.Helper()
 	group, err := siptest.NewPhones(siptest.PhonesConfig{Listen: addr})
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	t.Cleanup(func() { group.Close() })
-	if _, err := group.Add(siptest.PhoneConfig{User: "*", Domain: addr}); err != nil {
-		t.Fatal(err)
+	c.t.Cleanup(func() { group.Close() })
+	onCall := func(call *siptest.Call) { c.far.Store(call.ID(), call) }
+	if _, err := group.Add(siptest.PhoneConfig{User: "*", Domain: addr, OnCall: onCall}); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -201,7 +204,7 @@ func TestCentralDies(t *testing.T) {
 
 // TestEverythingDies ends all of Bulkhead and its Redis with SIGKILL and starts
 // none of it again: calls go on, a Kamailio that is restarted then has every
-// row and set, and calls go on.
+// row and set, calls that run meanwhile can be ended, and calls go on.
 func TestEverythingDies(t *testing.T) {
 	c := startFeedCell(t, false)
 	head, err := (&toolFlags{Data: c.data, storeFlags: storeFlags{Store: c.store[3]}}).head(t.Context())
@@ -229,7 +232,21 @@ func TestEverythingDies(t *testing.T) {
 		c.redis.Kill()
 		held = examine()
 	})
+	near, far := c.runningCalls()
 	c.kamailio.Restart()
+	// What a dialog needs is in its Routes, whoever of the two ends it.
+	for _, end := range []*siptest.Call{near[0], far[1]} {
+		if err := end.Hangup(t.Context()); err != nil {
+			t.Errorf("the end of a call that ran over the restart: %v", err)
+		}
+	}
+	for i, other := range []*siptest.Call{far[0], near[1]} {
+		select {
+		case <-other.Done():
+		case <-time.After(10 * time.Second):
+			t.Errorf("the other side of call %d has not heard of its end", i)
+		}
+	}
 	got := examine()
 	if d := cmp.Diff(held, got); d != "" {
 		t.Errorf("Kamailio holds other tables after its restart:\n%s", d)
@@ -238,6 +255,26 @@ func TestEverythingDies(t *testing.T) {
 		t.Errorf("Kamailio differs from the %d rows and %d sets of revision %d: %q", len(tables.Rows), len(tables.Sets), tables.Revision, got)
 	}
 	c.calls(8, nil)
+}
+
+// runningCalls has two calls that run, and returns both ends of each.
+func (c *feedCell) runningCalls() (near, far [2]*siptest.Call) {
+	c.t.Helper()
+	for i := range near {
+		call, err := c.carrier(sourceOf(i)).Dial(c.t.Context(), "+"+numberOf(i)+"@"+domainOf(i), siptest.DialOptions{})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		eventually(c.t, 10*time.Second, "the call at its node", func() string {
+			other, ok := c.far.Load(call.ID())
+			if !ok {
+				return "it is not there"
+			}
+			near[i], far[i] = call, other.(*siptest.Call) //nolint:forcetypeassert // nothing else is in it
+			return ""
+		})
+	}
+	return near, far
 }
 
 // carrierCall places a call to a tenant that has no phone: it is the tenant's
