@@ -332,12 +332,13 @@ const mostChanges = 30
 // checkAtRest holds what is true when nothing has happened for long.
 func (w *watchedWorld) checkAtRest(t *rapid.T) {
 	t.Helper()
+	_, last := w.watch.Next()
+	after(100 * time.Millisecond)
 	states, changed := w.watch.Next()
-	for last := changed; ; last = changed { // a change of this moment is not at the SBC yet
+	for changed != last { // a change of this moment is not at the SBC yet
+		last = changed
 		after(100 * time.Millisecond)
-		if states, changed = w.watch.Next(); changed == last {
-			break
-		}
+		states, changed = w.watch.Next()
 	}
 	_, _, most, holds := w.proxy.seen()
 	want := tablesOf(t, w.world)
