@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -107,12 +108,15 @@ func (c *cell) confine(cpus float64, nodes ...*node) (*testenv.CPUGroup, error) 
 		if err := g.Add(n.child.cmd.Process.Pid); err != nil {
 			return nil, err
 		}
+		n.confined = true
 	}
 	return g, nil
 }
 
 // dispatch runs the dispatcher service of the SBC as it is shipped, and
 // returns when all nodes take calls. One that is new bears no node a grudge.
+// An agent looks every few seconds which group it is in; until then it tells
+// the load of the whole machine.
 func (c *cell) dispatch(ctx context.Context) (stop func(), err error) {
 	log := slog.New(slog.DiscardHandler)
 	watch, err := dispatcher.NewWatch(dispatcher.WatchConfig{SBC: "sbc1", Untaken: c.client}, c.live, dispatcher.UDPPinger{}, log, prometheus.NewRegistry())
@@ -137,6 +141,9 @@ func (c *cell) dispatch(ctx context.Context) (stop func(), err error) {
 		for _, n := range watch.Nodes() {
 			if n.Weight < 100 || n.OptionsSeconds == 0 || (n.Agent != "none" && n.Load == nil) {
 				return fmt.Errorf("node %s takes no calls: %+v", n.Node, n)
+			}
+			if n.Load != nil && !n.Load.Group && slices.ContainsFunc(c.nodes, func(o *node) bool { return o.ID == n.Node && o.confined }) {
+				return fmt.Errorf("node %s does not tell the load of its group yet", n.Node)
 			}
 		}
 		return nil

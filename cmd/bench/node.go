@@ -65,7 +65,8 @@ func runNode(text string) error {
 // node is a media node in a process of its own.
 type node struct {
 	nodeConfig
-	child *child
+	child    *child
+	confined bool // it is in a control group of its own
 }
 
 // start starts its process.
