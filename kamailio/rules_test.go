@@ -83,6 +83,11 @@ func TestCallsPerSecond(t *testing.T) {
 	if taken < 3 || taken > 3*seconds || refused != tries-taken {
 		t.Errorf("of %d calls within %d seconds %d were taken and %d refused, want 3 a second", tries, seconds, taken, refused)
 	}
+	// A storm of refused calls must not take the memory that the others need.
+	var stats struct{ Current int }
+	if w.rpc(&stats, "tm.stats"); stats.Current > taken+tries+refused/2 {
+		t.Errorf("%d transactions for %d calls that were taken: those that are refused have some too", stats.Current, taken+tries)
+	}
 	eventually(t, "the next second", func() bool { return status(s.ask(&call{ruri: "sip:1@acme.example"})) == 486 })
 	if n, err := w.Client.Counters(t.Context()); err != nil || n["refused_limit"] < int64(refused) {
 		t.Errorf("Counters() = %v, %v", n, err)
