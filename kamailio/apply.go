@@ -63,7 +63,7 @@ func (c *Client) apply(ctx context.Context, t route.Tables) (way string, err err
 	if err := c.open(); err != nil {
 		return "", err
 	}
-	if err := checkRows(len(t.Rows)); err != nil {
+	if err := CheckRows(len(t.Rows)); err != nil {
 		return "", err
 	}
 	if err := c.takeLock(); err != nil {

@@ -1,7 +1,6 @@
 package kamailio_test
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -141,16 +140,7 @@ func (w *world) watch() *dispatcher.Watch {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = watch.Run(ctx) // nil
-	}()
-	w.t.Cleanup(func() {
-		cancel()
-		<-done
-	})
+	w.run(watch.Run)
 	return watch
 }
 

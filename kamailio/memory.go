@@ -31,8 +31,8 @@ func Memory(rows int) Options {
 	return Options{SharedMB: baseSharedMB + mb(rows*rowBytes*rowCopies), PrivateMB: basePrivateMB + mb(rows*rowPrivate)}
 }
 
-// checkRows refuses what no SBC was tested with.
-func checkRows(n int) error {
+// CheckRows refuses what no SBC was tested with, an error of kind bulkhead.Invalid.
+func CheckRows(n int) error {
 	if n > MaxRows {
 		return fmt.Errorf("the table has %d rows, an SBC takes %d at most: put some of the cell's tenants into another cell: %w", n, MaxRows, bulkhead.Invalid)
 	}

@@ -183,13 +183,13 @@ var safeguards = []safeguard{
 		}
 		return ""
 	}},
-	{"no header within another", "        if (str_find(\"$msg(fpart)\", \"\\rX-\") || str_find(\"$msg(fpart)\", \"\\rx-\")) route(MALFORMED);", "", func(w *world) string {
+	{"no header within another", "        if (BULKHEAD_HIDES_HEADER) route(MALFORMED);", "", func(w *world) string {
 		return answered(w, "127.1.1.1", call{ruri: "sip:1@acme.example", extra: "Subject: a\rx-bulkhead-User: 1001\r\n"}, 400)
 	}},
-	{"no header within another, in a call", ` || str_find("$msg(fpart)", "\rX-") || str_find("$msg(fpart)", "\rx-")) route(MALFORMED);`, ") route(MALFORMED);", func(w *world) string {
+	{"no header within another, in a call", ` || BULKHEAD_HIDES_HEADER) route(MALFORMED);`, ") route(MALFORMED);", func(w *world) string {
 		return strangerInDialog(w, "INVITE", w.nodes["n1"].addr, "Subject: a\rTo: <sip:1@acme.example>\rX-Bulkhead-User: 1001\r\n", 400)
 	}},
-	{"no header within the Request-URI, in a call", ` || str_find("$ru", "?") || str_find("$msg(fpart)"`, ` || str_find("$msg(fpart)"`, func(w *world) string {
+	{"no header within the Request-URI, in a call", ` || str_find("$ru", "?") || BULKHEAD_HIDES_HEADER`, ` || BULKHEAD_HIDES_HEADER`, func(w *world) string {
 		return strangerInDialog(w, "INVITE", w.nodes["n1"].addr+"?X-Bulkhead-User=1001", "", 400)
 	}},
 	{"no registration in a call", `    if (is_method("REGISTER|SUBSCRIBE|PUBLISH")) route(NOT_ALLOWED);`, "", func(w *world) string {

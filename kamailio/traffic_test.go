@@ -110,17 +110,22 @@ func (w *world) keepAs(live *route.Live, cfg dispatcher.Config) (*dispatcher.Con
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.run(c.Run)
+	return c, reg
+}
+
+// run runs a service until the test ends.
+func (w *world) run(service func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = c.Run(ctx) // nil
+		_ = service(ctx) // nil
 	}()
 	w.t.Cleanup(func() {
 		cancel()
 		<-done
 	})
-	return c, reg
 }
 
 // within polls until ok.

@@ -91,11 +91,11 @@ func TestMemory(t *testing.T) {
 	if o := Memory(0); o.SharedMB > 128 || o.PrivateMB > 32 {
 		t.Errorf("Memory(0) = %+v", o)
 	}
-	if err := checkRows(MaxRows); err != nil {
+	if err := CheckRows(MaxRows); err != nil {
 		t.Error(err)
 	}
-	if err := checkRows(MaxRows + 1); !errors.Is(err, bulkhead.Invalid) || !strings.Contains(err.Error(), "400001") {
-		t.Errorf("checkRows of one more = %v, want invalid with the number", err)
+	if err := CheckRows(MaxRows + 1); !errors.Is(err, bulkhead.Invalid) || !strings.Contains(err.Error(), "400001") {
+		t.Errorf("CheckRows of one more = %v, want invalid with the number", err)
 	}
 }
 

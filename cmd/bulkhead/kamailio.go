@@ -72,8 +72,8 @@ func (c *configKamailioCmd) Run(ctx context.Context, a *app) error {
 // memoryFor returns the memory that a Kamailio with tables of so many rows
 // needs, and refuses here what its dispatcher would refuse later.
 func memoryFor(sbc string, rows int) (kamailio.Options, error) {
-	if rows > kamailio.MaxRows {
-		return kamailio.Options{}, fmt.Errorf("the table of SBC %q has %d rows, an SBC takes %d at most: put some of the cell's tenants into another cell: %w", sbc, rows, kamailio.MaxRows, bulkhead.Invalid)
+	if err := kamailio.CheckRows(rows); err != nil {
+		return kamailio.Options{}, fmt.Errorf("SBC %q: %w", sbc, err)
 	}
 	return kamailio.Memory(rows), nil
 }
