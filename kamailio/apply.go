@@ -162,15 +162,7 @@ func (c *Client) observe(ctx context.Context) (meta, error) {
 		c.since = up.Since
 		clear(c.clean)
 	}
-	m, err := parseMeta(func(key string) (string, error) { return c.get(ctx, "bulkhead_meta", key) })
-	if err != nil {
-		return m, err
-	}
-	old, err := c.get(ctx, "bulkhead_meta", oldLiveKey)
-	if err == nil && old != "" {
-		err = errOldFiles
-	}
-	return m, err
+	return parseMeta(func(key string) (string, error) { return c.get(ctx, "bulkhead_meta", key) })
 }
 
 // get returns the value of a key, empty if there is none.

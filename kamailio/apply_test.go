@@ -114,6 +114,7 @@ func TestDriftIsFoundAndRepaired(t *testing.T) {
 func TestOlderFiles(t *testing.T) {
 	w := newWorld(t, kamailio.Params{})
 	w.wantInStep("before")
+	w.call("htable.delete", "bulkhead_meta", "b_live")
 	w.call("htable.sets", "bulkhead_meta", "live", "b")
 	if err := w.Client.Apply(t.Context(), w.tables()); err == nil || !strings.Contains(err.Error(), "older bulkhead.cfg") {
 		t.Errorf("Apply() = %v", err)

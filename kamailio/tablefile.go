@@ -118,12 +118,20 @@ type meta struct {
 }
 
 // parseMeta reads the rows of bulkhead_meta. What is missing is side a and
-// zero, as in a new file and as kamailio.cfg takes it.
+// zero, as in a new file and as kamailio.cfg takes it. Where the older key stands
+// instead it is errOldFiles.
 func parseMeta(get func(key string) (string, error)) (meta, error) {
 	m := meta{live: sideA, rev: map[side]bulkhead.RevisionNumber{}, count: map[side]int{}}
 	live, err := get(liveKey)
 	if err != nil {
 		return m, err
+	}
+	if live == "" {
+		if old, err := get(oldLiveKey); err != nil {
+			return m, err
+		} else if old != "" {
+			return m, errOldFiles
+		}
 	}
 	if live == liveValue(sideB) {
 		m.live = sideB
